@@ -1,0 +1,1 @@
+//! Kernel A: captures frames into the first ring.

@@ -1,0 +1,1 @@
+//! Kernel B: processes pixels, or passes them on by reference.

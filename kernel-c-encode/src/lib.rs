@@ -1,0 +1,1 @@
+//! Kernel C: encodes frames into access units.

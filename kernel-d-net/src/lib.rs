@@ -1,0 +1,1 @@
+//! Kernel D: sends access units to viewers.

@@ -59,3 +59,105 @@ pub enum FormatError {
         code: u64,
     },
 }
+
+/// Why an object could not be created, attached or handed over.
+#[derive(Debug, Error)]
+pub enum ObjectError {
+    /// A system call failed.
+    #[error("{what} failed for {name}: {errno}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// On which object.
+        name: String,
+        /// The error of the system.
+        errno: nix::errno::Errno,
+    },
+    /// The file system of shared memory is too small.
+    #[error(
+        "Shared memory is too small: {name} needs {needed_mib} MiB and /dev/shm has {free_mib} MiB free; \
+         enlarge it (mount -o remount,size=4G /dev/shm; in a container --shm-size=4g) or lower capture.slots"
+    )]
+    NoSpace {
+        /// The object.
+        name: String,
+        /// What it needs.
+        needed_mib: u64,
+        /// What there is.
+        free_mib: u64,
+    },
+    /// The object is not there (yet).
+    #[error("Object {name} does not exist; its producer has not started")]
+    Missing {
+        /// The object.
+        name: String,
+    },
+    /// The object is there but is not what it should be.
+    #[error("Object {name} is refused: {field} is {found}, expected {expected}")]
+    Mismatch {
+        /// The object.
+        name: String,
+        /// Which field of its header.
+        field: &'static str,
+        /// What was found.
+        found: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// A name that cannot be part of an object's name.
+    #[error("Name \"{name}\" is not allowed: use 1 to 32 letters, digits, - and _")]
+    Name {
+        /// The name given.
+        name: String,
+    },
+    /// This kind of memory cannot be had here.
+    #[error("Pool memory {kind} is not available: {why}")]
+    Unavailable {
+        /// The kind asked for.
+        kind: &'static str,
+        /// Why not, and the cure.
+        why: String,
+    },
+    /// A peer on a socket said something else than the protocol allows.
+    #[error("Peer on {name} broke the hand-over protocol: {why}")]
+    Peer {
+        /// The socket.
+        name: String,
+        /// What it did.
+        why: String,
+    },
+    /// Another process holds what was asked for.
+    #[error("{what} is held by process {pid}")]
+    Busy {
+        /// What.
+        what: String,
+        /// By whom (0: unknown).
+        pid: u32,
+    },
+    /// No room in a fixed table.
+    #[error("{table} has no room for {name}: {limit} entries are the most")]
+    TableFull {
+        /// Which table.
+        table: &'static str,
+        /// What was to be entered.
+        name: String,
+        /// Its size.
+        limit: usize,
+    },
+}
+
+impl ObjectError {
+    /// What the caller can do.
+    pub fn recovery(&self) -> Recovery {
+        match self {
+            ObjectError::Missing { .. } | ObjectError::Busy { .. } => Recovery::Retry,
+            ObjectError::Peer { .. } => Recovery::Reattach,
+            ObjectError::System { .. } => Recovery::Restart,
+            ObjectError::NoSpace { .. }
+            | ObjectError::Mismatch { .. }
+            | ObjectError::Name { .. }
+            | ObjectError::Unavailable { .. }
+            | ObjectError::TableFull { .. } => Recovery::Fatal,
+        }
+    }
+}

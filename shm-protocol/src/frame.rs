@@ -365,10 +365,10 @@ impl VideoFormat {
         if self.width == 0 || self.height == 0 || self.width > MAX_SIDE || self.height > MAX_SIDE {
             return refuse("sides from 1 to 16384");
         }
-        if even_x && self.width % 2 != 0 {
+        if even_x && !self.width.is_multiple_of(2) {
             return refuse("an even width");
         }
-        if even_y && self.height % 2 != 0 {
+        if even_y && !self.height.is_multiple_of(2) {
             return refuse("an even height");
         }
         Ok(())

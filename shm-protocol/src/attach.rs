@@ -1,0 +1,190 @@
+//! Creates, adopts and attaches a ring's control segment: every field is checked before a word is used.
+#![expect(unsafe_code, reason = "a reference to atomics in shared memory")]
+
+use crate::error::ObjectError;
+use crate::layout::{
+    ABI_MAJOR, ABI_MINOR, ENDIANNESS, LAYOUT_HASH, MAGIC, MAX_SLOTS, ROLE_NAME_BYTES, RingControl, SEGMENT_BYTES,
+};
+use crate::names;
+use crate::ring::{ControlMemory, ControlRef};
+use crate::segment::{Access, Segment};
+use crate::sync::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// What a ring's slots carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Content {
+    /// Frames of pixels: any may be dropped.
+    Pixels = 1,
+    /// Access units, which refer to each other: never one alone is dropped.
+    AccessUnits = 2,
+}
+
+/// What gives way when consumers are slower than the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Policy {
+    /// The oldest frames: latency stays bounded.
+    Live = 1,
+    /// The source: nothing is lost.
+    Lossless = 2,
+}
+
+/// A consumer of a ring, as the configuration declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleSpec {
+    /// Kernel instance, as "encode.main".
+    pub kernel: String,
+    /// Whether the ring holds back for it. Others are skipped when they are slow.
+    pub required: bool,
+}
+
+/// A ring, as the configuration declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RingSpec {
+    /// Its producer, as "capture.main".
+    pub kernel: String,
+    /// What its slots carry.
+    pub content: Content,
+    /// What gives way.
+    pub policy: Policy,
+    /// Active slots, 2 to 64.
+    pub slots: usize,
+    /// Age a waiting frame may reach in the steady state, nanoseconds; 0: any.
+    pub max_latency_ns: u64,
+    /// Its consumers, 8 at most.
+    pub roles: Vec<RoleSpec>,
+}
+
+struct MappedControl {
+    segment: Segment,
+}
+
+impl ControlMemory for MappedControl {
+    fn control(&self) -> &RingControl {
+        // SAFETY: `attach` and `create` checked that a whole RingControl is mapped; it is made of atomics.
+        unsafe { self.segment.base().cast::<RingControl>().as_ref() }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.segment.is_broken()
+    }
+}
+
+/// Opens ring `name` whose producer is a lease index, or makes it.
+pub(crate) fn create_or_adopt(instance: &str, spec: &RingSpec, ring_uid: u64) -> Result<ControlRef, ObjectError> {
+    let name = names::ring(instance, &spec.kernel);
+    if !(2..=MAX_SLOTS).contains(&spec.slots) {
+        return Err(ObjectError::Mismatch {
+            name,
+            field: "the number of slots",
+            found: spec.slots.to_string(),
+            expected: format!("2 to {MAX_SLOTS}"),
+        });
+    }
+    loop {
+        match attach(&name) {
+            Ok(control) => {
+                check_field(&name, "the producer", control.identity.ring_uid.load(Ordering::Relaxed), ring_uid)?;
+                control.identity.policy.store(spec.policy as u64, Ordering::Relaxed);
+                control.producer.max_latency_ns.store(spec.max_latency_ns, Ordering::Relaxed);
+                return Ok(control);
+            }
+            Err(ObjectError::Missing { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let created = Segment::create(&name, SEGMENT_BYTES, |base| {
+            // SAFETY: the new object is SEGMENT_BYTES long, zero, page-aligned, and still ours alone.
+            let control = unsafe { base.cast::<RingControl>().as_ref() };
+            fill(control, spec, ring_uid);
+        })?;
+        if let Some(segment) = created {
+            return Ok(ControlRef::new(Arc::new(MappedControl { segment })));
+        }
+        // Somebody made it between the two calls: adopt that one.
+    }
+}
+
+fn fill(control: &RingControl, spec: &RingSpec, ring_uid: u64) {
+    let set = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);
+    let id = &control.identity;
+    set(&id.magic, MAGIC);
+    set(&id.abi, u64::from(ABI_MAJOR) << 32 | u64::from(ABI_MINOR));
+    set(&id.layout_hash, LAYOUT_HASH);
+    set(&id.endianness, ENDIANNESS);
+    set(&id.segment_bytes, SEGMENT_BYTES);
+    set(&id.creation_id, crate::clock::realtime_ns());
+    set(&id.ring_uid, ring_uid);
+    set(&id.slots, spec.slots as u64);
+    set(&id.content, spec.content as u64);
+    set(&id.policy, spec.policy as u64);
+    set(&control.producer.next_seq, 1);
+    set(&control.producer.max_latency_ns, spec.max_latency_ns);
+}
+
+fn check_field(name: &str, field: &'static str, found: u64, expected: u64) -> Result<(), ObjectError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(ObjectError::Mismatch {
+        name: name.to_owned(),
+        field,
+        found: format!("{found:#x}"),
+        expected: format!("{expected:#x}"),
+    })
+}
+
+/// Maps an existing ring and checks its whole header.
+pub(crate) fn attach(name: &str) -> Result<ControlRef, ObjectError> {
+    let segment = Segment::open(name, SEGMENT_BYTES, Access::Write)?;
+    check_field(name, "the size", segment.len() as u64, SEGMENT_BYTES)?;
+    let control = ControlRef::new(Arc::new(MappedControl { segment }));
+    // SYNC: object-ready (acquire side): the name was found after everything was written.
+    let id = &control.identity;
+    let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+    check_field(name, "the magic", load(&id.magic), MAGIC)?;
+    check_field(name, "the byte order", load(&id.endianness), ENDIANNESS)?;
+    check_field(name, "the ABI major version", load(&id.abi) >> 32, u64::from(ABI_MAJOR))?;
+    check_field(name, "the layout hash", load(&id.layout_hash), LAYOUT_HASH)?;
+    check_field(name, "the segment size", load(&id.segment_bytes), SEGMENT_BYTES)?;
+    let slots = load(&id.slots);
+    if !(2..=MAX_SLOTS as u64).contains(&slots) {
+        return Err(ObjectError::Mismatch {
+            name: name.to_owned(),
+            field: "the number of slots",
+            found: slots.to_string(),
+            expected: format!("2 to {MAX_SLOTS}"),
+        });
+    }
+    if !matches!(load(&id.content), 1 | 2) || !matches!(load(&id.policy), 1 | 2) {
+        return Err(ObjectError::Mismatch {
+            name: name.to_owned(),
+            field: "content or policy",
+            found: format!("{} / {}", load(&id.content), load(&id.policy)),
+            expected: "1 or 2".to_owned(),
+        });
+    }
+    Ok(control)
+}
+
+/// Stores text in words, NUL-padded and cut to fit.
+pub(crate) fn store_text(words: &[AtomicU64], text: &str) {
+    let mut bytes = text.bytes();
+    for word in words {
+        let mut value = [0u8; 8];
+        for byte in &mut value {
+            *byte = bytes.next().unwrap_or(0);
+        }
+        word.store(u64::from_le_bytes(value), Ordering::Relaxed);
+    }
+}
+
+/// Reads text from words.
+pub(crate) fn load_text(words: &[AtomicU64]) -> String {
+    let bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes()).collect();
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+const _: () = assert!(ROLE_NAME_BYTES == 32);

@@ -1,0 +1,272 @@
+//! Leases: who may write what. One per kernel instance, held as an OFD file lock, so that the operating
+//! system serialises successors and no lease outlives its holder (PROTOCOL, leases).
+#![expect(unsafe_code, reason = "a reference to atomics in shared memory")]
+
+mod record;
+mod table;
+
+pub use record::{CandidateState, KernelState, LeaseInfo};
+pub use table::{LeaseTable, MAX_KERNELS, Removal};
+
+use crate::clock::monotonic_ns;
+use crate::error::ObjectError;
+use crate::ring::{EpochMemory, Guard};
+use crate::segment::Segment;
+use crate::sync::{AtomicU64, Ordering};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use record::LeaseRecord;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use table::Lock;
+
+/// A kernel instance that has begun to start: it may prepare, but not write.
+pub struct Candidate {
+    table: Arc<LeaseTable>,
+    index: usize,
+    /// Locks belong to an open file description; this one is the candidate's own.
+    locks: Arc<OwnedFd>,
+    holds_cand: bool,
+}
+
+/// The only right to write this kernel's ring, session and role bits. Ends with the process or a yield.
+pub struct Lease {
+    table: Arc<LeaseTable>,
+    index: usize,
+    epoch: u64,
+    locks: Arc<OwnedFd>,
+    bridged_death: bool,
+}
+
+/// The lease record of one kernel, as an epoch to compare with.
+struct EpochInSegment {
+    segment: Arc<Segment>,
+    index: usize,
+}
+
+impl EpochMemory for EpochInSegment {
+    fn epoch(&self) -> &AtomicU64 {
+        // SAFETY: the table checked that `index` is within the segment, which this struct keeps mapped;
+        // the record is made of atomics.
+        unsafe { &(*table::record_at(&self.segment, self.index)).epoch }
+    }
+}
+
+fn locked(errno: Errno) -> bool {
+    matches!(errno, Errno::EAGAIN | Errno::EACCES)
+}
+
+impl Candidate {
+    /// L1: becomes the candidate for `kernel` (as "encode.main"). `wait`: queue behind another candidate;
+    /// otherwise it is an error (a swap is already running).
+    ///
+    /// # Errors
+    /// [`ObjectError::Busy`] when another candidate prepares and `wait` is false.
+    pub fn enter(table: &Arc<LeaseTable>, kernel: &str, wait: bool) -> Result<Candidate, ObjectError> {
+        let index = table.index_of(kernel, true)?;
+        let locks = table.lock_description()?;
+        let lock = Lock::Candidate(index).exclusive();
+        let call = if wait { FcntlArg::F_OFD_SETLKW(&lock) } else { FcntlArg::F_OFD_SETLK(&lock) };
+        match fcntl(&locks, call) {
+            Ok(_) => {}
+            Err(errno) if locked(errno) => {
+                return Err(ObjectError::Busy { what: format!("The candidacy for {kernel}"), pid: 0 });
+            }
+            Err(errno) => {
+                return Err(ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: kernel.to_owned(), errno });
+            }
+        }
+        let record = table.record(index);
+        record.cand_pid.store(u64::from(std::process::id()), Ordering::Relaxed);
+        record.cand_ticket.fetch_add(1, Ordering::AcqRel);
+        record.cand_state.store(CandidateState::Preparing as u64, Ordering::Release);
+        Ok(Candidate { table: Arc::clone(table), index, locks: Arc::new(locks), holds_cand: true })
+    }
+
+    /// L2 is done: this candidate could take over at once. Returns its ticket.
+    pub fn ready(&self) -> u64 {
+        let record = self.table.record(self.index);
+        record.cand_state.store(CandidateState::Ready as u64, Ordering::Release);
+        record.bell.ring();
+        record.cand_ticket.load(Ordering::Acquire)
+    }
+
+    /// L3–L5 without waiting: `Ok(Err(self))` while another process holds the lease.
+    ///
+    /// # Errors
+    /// [`ObjectError::System`] when the lock call itself fails.
+    pub fn try_activate(self) -> Result<Result<Lease, Candidate>, ObjectError> {
+        let lock = Lock::Active(self.index, self.generation()).exclusive();
+        match fcntl(&self.locks, FcntlArg::F_OFD_SETLK(&lock)) {
+            Ok(_) => Ok(Ok(self.into_lease())),
+            Err(errno) if locked(errno) => Ok(Err(self)),
+            Err(errno) => Err(self.lock_failed(errno)),
+        }
+    }
+
+    /// L3–L5: waits until the holder died, yielded or was forced out, then holds the lease. Blocks in the
+    /// kernel of the OS: call it from a thread that has nothing else to do.
+    ///
+    /// # Errors
+    /// [`ObjectError::System`] when the lock call fails.
+    pub fn activate(self) -> Result<Lease, ObjectError> {
+        loop {
+            let generation = self.generation();
+            let lock = Lock::Active(self.index, generation).exclusive();
+            match fcntl(&self.locks, FcntlArg::F_OFD_SETLKW(&lock)) {
+                // A forced takeover moved the lease to its next lock generation meanwhile.
+                Ok(_) if self.generation() != generation => {}
+                Ok(_) => return Ok(self.into_lease()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(self.lock_failed(errno)),
+            }
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.table.record(self.index).lock_generation.load(Ordering::Acquire)
+    }
+
+    fn lock_failed(&self, errno: Errno) -> ObjectError {
+        ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: self.table.name_of(self.index), errno }
+    }
+
+    /// L4, L5: the old epoch is over in every respect, and this process is the new one.
+    fn into_lease(mut self) -> Lease {
+        let record = self.table.record(self.index);
+        let before = record.state.load(Ordering::Acquire);
+        // A holder that ended in order says so; any other end is a death whose frames are to be bridged.
+        let bridged_death = before != KernelState::Absent as u64 && before != KernelState::Stopped as u64;
+        if bridged_death {
+            wait_for_exit(record);
+        }
+        let epoch = record.epoch.load(Ordering::Acquire) + 1;
+        record.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
+        record.start_time.store(start_time(std::process::id()).unwrap_or(0), Ordering::Relaxed);
+        record.heartbeat_ns.store(monotonic_ns(), Ordering::Relaxed);
+        record.state.store(KernelState::Recovering as u64, Ordering::Relaxed);
+        // SYNC: lease-epoch (release side): from here on every handle of an older epoch is fenced.
+        record.epoch.store(epoch, Ordering::Release);
+        self.holds_cand = false;
+        let (table, locks) = (Arc::clone(&self.table), Arc::clone(&self.locks));
+        Lease { table, index: self.index, epoch, locks, bridged_death }
+    }
+}
+
+/// The lock of a dying process goes before its devices and ports do: wait for the whole of it, at most 1 s
+/// (a driver may hold it for ever; with SIGKILL pending it runs no further instruction).
+fn wait_for_exit(record: &LeaseRecord) {
+    const PATIENCE_MS: i64 = 1000;
+    let pid = record.pid.load(Ordering::Relaxed) as i32;
+    let started = record.start_time.load(Ordering::Relaxed);
+    if pid as u32 == std::process::id() || start_time(pid as u32) != Some(started) {
+        return;
+    }
+    let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return };
+    let mut waits = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+    let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: PATIENCE_MS * 1_000_000 - 1 };
+    let _ = rustix::event::poll(&mut waits, Some(&timeout));
+}
+
+/// Start time of a process in clock ticks since boot: with the pid it names a process for ever.
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command may contain anything but is enclosed in the last parenthesis; field 22 follows.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+impl Drop for Candidate {
+    fn drop(&mut self) {
+        if self.holds_cand {
+            self.table.record(self.index).cand_state.store(CandidateState::None as u64, Ordering::Release);
+        }
+    }
+}
+
+impl Lease {
+    /// Epoch of this holder: one more than any before.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Index of this kernel in the lease table.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Arc<LeaseTable> {
+        &self.table
+    }
+
+    /// Whether the predecessor died, rather than ended in order or never was.
+    pub fn bridged_death(&self) -> bool {
+        self.bridged_death
+    }
+
+    /// Recovery is over: the next candidate may come, and everybody may know that this kernel runs.
+    pub fn running(&self) {
+        let record = self.table.record(self.index);
+        record.cand_state.store(CandidateState::None as u64, Ordering::Release);
+        record.state.store(KernelState::Running as u64, Ordering::Release);
+        let unlock = Lock::Candidate(self.index).unlocked();
+        let _ = fcntl(&self.locks, FcntlArg::F_OFD_SETLK(&unlock));
+        record.bell.ring_unconditionally();
+    }
+
+    /// Shows that this kernel's loop turns: one store.
+    pub fn beat(&self) {
+        self.table.record(self.index).heartbeat_ns.store(monotonic_ns(), Ordering::Relaxed);
+    }
+
+    /// Ticket of a candidate that a swap asks this holder to yield to, if it is ready.
+    pub fn wanted_successor(&self) -> Option<u64> {
+        let record = self.table.record(self.index);
+        let wish = record.wish.load(Ordering::Acquire);
+        let ready = record.cand_state.load(Ordering::Acquire) == CandidateState::Ready as u64;
+        (wish != 0 && ready && wish == record.cand_ticket.load(Ordering::Acquire)).then_some(wish)
+    }
+
+    /// Ends in order: nothing of this epoch will be written any more. (The lock goes with the drop.)
+    pub fn stop(self) {
+        self.table.record(self.index).state.store(KernelState::Stopped as u64, Ordering::Release);
+    }
+
+    pub(crate) fn guard(&self) -> Guard {
+        let record = EpochInSegment { segment: Arc::clone(self.table.segment()), index: self.index };
+        Guard::new(self.epoch, Arc::new(record))
+    }
+
+    /// Whether this epoch still is the current one.
+    pub fn is_current(&self) -> bool {
+        self.table.record(self.index).epoch.load(Ordering::Acquire) == self.epoch
+    }
+}
+
+impl LeaseTable {
+    /// A pidfd of the process that holds `kernel`'s lease now: opened, then checked again, so that a pid
+    /// that was reused is never signalled.
+    pub fn verified_pidfd(&self, kernel: &str) -> Option<(OwnedFd, LeaseInfo)> {
+        let index = self.find(kernel)?;
+        let info = self.info(index);
+        let pid = Pid::from_raw(info.pid as i32)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let again = self.info(index);
+        let same = again.epoch == info.epoch && start_time(info.pid) == Some(info.start_time);
+        (same && self.is_held(index)).then_some((pidfd, info))
+    }
+
+    /// Kills the holder of `kernel`'s lease (a hung or stopped one too). `false`: there was none.
+    pub fn kill_holder(&self, kernel: &str) -> bool {
+        self.verified_pidfd(kernel).is_some_and(|(pidfd, _)| pidfd_send_signal(&pidfd, Signal::KILL).is_ok())
+    }
+
+    /// Takes the lease away from a holder that was killed 1 s ago and still does not die. Its successor
+    /// locks the next generation of the lock; what it was writing must be quarantined.
+    pub fn force_takeover(&self, kernel: &str) {
+        if let Some(index) = self.find(kernel) {
+            self.record(index).lock_generation.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The lease table of an instance: one object, a record a kernel, and bytes to lock.
+
+use super::record::{CandidateState, KernelState, LeaseInfo, LeaseRecord};
+use crate::error::ObjectError;
+use crate::layout::{ABI_MAJOR, ENDIANNESS};
+use crate::names;
+use crate::segment::{Access, Segment};
+use crate::sync::{AtomicU64, Ordering};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::sys::stat::Mode;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+/// "QUADLEAS" in memory order.
+const MAGIC: u64 = u64::from_le_bytes(*b"QUADLEAS");
+/// Kernel instances an instance can have: four kinds with a few renditions each.
+pub const MAX_KERNELS: usize = 31;
+/// Bytes before the first record.
+const HEADER_BYTES: usize = size_of::<LeaseRecord>();
+const TABLE_BYTES: usize = HEADER_BYTES + MAX_KERNELS * size_of::<LeaseRecord>();
+
+#[repr(C, align(64))]
+struct Header {
+    magic: AtomicU64,
+    abi: AtomicU64,
+    endianness: AtomicU64,
+    record_bytes: AtomicU64,
+    creation_id: AtomicU64,
+}
+
+/// The bytes of the table file that are locked. Locks may lie beyond the end of a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Lock {
+    /// Shared by every living kernel; exclusive only when nobody lives.
+    Instance,
+    /// While a name is entered.
+    Table,
+    /// Held by a kernel's holder. The generation rises at a forced takeover.
+    Active(usize, u64),
+    /// Held by a kernel's candidate.
+    Candidate(usize),
+}
+
+impl Lock {
+    fn range(self, kind: i32) -> libc::flock {
+        /// Lock generations a lease can see before the bytes repeat.
+        const GENERATIONS: u64 = 1 << 20;
+        let start = match self {
+            Lock::Instance => 0,
+            Lock::Table => 1,
+            Lock::Candidate(index) => 16 + index as u64,
+            Lock::Active(index, generation) => (1 << 32) + index as u64 * GENERATIONS + generation % GENERATIONS,
+        };
+        libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: start as i64, l_len: 1, l_pid: 0 }
+    }
+
+    pub(super) fn exclusive(self) -> libc::flock {
+        self.range(libc::F_WRLCK)
+    }
+
+    pub(super) fn shared(self) -> libc::flock {
+        self.range(libc::F_RDLCK)
+    }
+
+    pub(super) fn unlocked(self) -> libc::flock {
+        self.range(libc::F_UNLCK)
+    }
+}
+
+/// The table, mapped. Holding one with [`LeaseTable::join`] keeps the instance's objects alive.
+#[derive(Debug)]
+pub struct LeaseTable {
+    segment: Arc<Segment>,
+    instance: String,
+    /// Holds the INSTANCE byte while this table is joined.
+    membership: OwnedFd,
+}
+
+/// Record `index` of a mapped table.
+///
+/// The pointer is within the mapping for `index < MAX_KERNELS`, which every caller has checked.
+pub(super) fn record_at(segment: &Segment, index: usize) -> *const LeaseRecord {
+    debug_assert!(index < MAX_KERNELS);
+    segment.base().as_ptr().cast_const().wrapping_add(HEADER_BYTES + index * size_of::<LeaseRecord>()).cast()
+}
+
+impl LeaseTable {
+    /// Opens the instance's table, making it if there is none, and joins: as long as the table lives, the
+    /// instance's objects are in use.
+    ///
+    /// # Errors
+    /// [`ObjectError::Name`] for a bad instance name, [`ObjectError::Mismatch`] for a table of another ABI,
+    /// [`ObjectError::NoSpace`], [`ObjectError::System`].
+    pub fn join(instance: &str) -> Result<Arc<LeaseTable>, ObjectError> {
+        names::check_part(instance)?;
+        // The table may be removed between creation and lock by somebody who found nobody alive.
+        const TRIES: usize = 10;
+        for _ in 0..TRIES {
+            let table = Self::map(instance, true)?;
+            fcntl(&table.membership, FcntlArg::F_OFD_SETLKW(&Lock::Instance.shared())).map_err(|errno| {
+                ObjectError::System { what: "fcntl(F_OFD_SETLKW)", name: instance.to_owned(), errno }
+            })?;
+            if table.segment.is_linked() {
+                return Ok(Arc::new(table));
+            }
+        }
+        Err(ObjectError::Busy { what: format!("The lease table of instance {instance}"), pid: 0 })
+    }
+
+    /// Opens an existing table to look at it, without joining.
+    ///
+    /// # Errors
+    /// [`ObjectError::Missing`] when the instance has none; as [`LeaseTable::join`] otherwise.
+    pub fn observe(instance: &str) -> Result<Arc<LeaseTable>, ObjectError> {
+        names::check_part(instance)?;
+        Self::map(instance, false).map(Arc::new)
+    }
+
+    fn map(instance: &str, create: bool) -> Result<LeaseTable, ObjectError> {
+        let name = names::leases(instance);
+        let segment = match Segment::open(&name, TABLE_BYTES as u64, Access::Write) {
+            Err(ObjectError::Missing { .. }) if create => {
+                match Segment::create(&name, TABLE_BYTES as u64, |base| {
+                    // SAFETY: the new object is TABLE_BYTES long, zero, and still ours alone.
+                    let header = unsafe { base.cast::<Header>().as_ref() };
+                    header.magic.store(MAGIC, Ordering::Relaxed);
+                    header.abi.store(u64::from(ABI_MAJOR), Ordering::Relaxed);
+                    header.endianness.store(ENDIANNESS, Ordering::Relaxed);
+                    header.record_bytes.store(size_of::<LeaseRecord>() as u64, Ordering::Relaxed);
+                    header.creation_id.store(crate::clock::realtime_ns(), Ordering::Relaxed);
+                })? {
+                    Some(segment) => segment,
+                    None => Segment::open(&name, TABLE_BYTES as u64, Access::Write)?,
+                }
+            }
+            other => other?,
+        };
+        // SYNC: object-ready (acquire side): the name was found after everything was written.
+        // SAFETY: at least TABLE_BYTES are mapped and the header is made of atomics.
+        let header = unsafe { segment.base().cast::<Header>().as_ref() };
+        let fields = [
+            ("the magic", header.magic.load(Ordering::Relaxed), MAGIC),
+            ("the ABI", header.abi.load(Ordering::Relaxed), u64::from(ABI_MAJOR)),
+            ("the byte order", header.endianness.load(Ordering::Relaxed), ENDIANNESS),
+            ("the record size", header.record_bytes.load(Ordering::Relaxed), size_of::<LeaseRecord>() as u64),
+        ];
+        for (field, found, expected) in fields {
+            if found != expected {
+                return Err(ObjectError::Mismatch {
+                    name,
+                    field,
+                    found: format!("{found:#x}"),
+                    expected: format!("{expected:#x}"),
+                });
+            }
+        }
+        let membership = reopen(&segment)?;
+        Ok(LeaseTable { segment: Arc::new(segment), instance: instance.to_owned(), membership })
+    }
+
+    /// Name of the instance.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    pub(super) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Whether the table still has its name; `false` after somebody removed it by hand.
+    pub fn is_linked(&self) -> bool {
+        self.segment.is_linked()
+    }
+
+    /// A new open file description of the table: locks belong to it.
+    pub(super) fn lock_description(&self) -> Result<OwnedFd, ObjectError> {
+        reopen(&self.segment)
+    }
+
+    pub(super) fn record(&self, index: usize) -> &LeaseRecord {
+        assert!(index < MAX_KERNELS, "Lease {index} is beyond the table");
+        // SAFETY: within the mapping (asserted), made of atomics, alive as long as `self`.
+        unsafe { &*record_at(&self.segment, index) }
+    }
+
+    /// The kernel name of a record.
+    pub fn name_of(&self, index: usize) -> String {
+        let mut bytes = Vec::with_capacity(48);
+        for word in &self.record(index).name {
+            bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+        }
+        let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+        String::from_utf8_lossy(&bytes[..end]).into_owned()
+    }
+
+    /// The record of `kernel`, if it was ever entered.
+    pub fn find(&self, kernel: &str) -> Option<usize> {
+        (0..MAX_KERNELS).find(|index| self.name_of(*index) == kernel)
+    }
+
+    /// The record of `kernel`; entered now if `enter`.
+    ///
+    /// # Errors
+    /// [`ObjectError::TableFull`] beyond [`MAX_KERNELS`]; [`ObjectError::Missing`] unless `enter`.
+    pub fn index_of(&self, kernel: &str, enter: bool) -> Result<usize, ObjectError> {
+        /// Bytes of a name in a record, the final NUL included.
+        const NAME_BYTES: usize = 48;
+        if let Some(index) = self.find(kernel) {
+            return Ok(index);
+        }
+        if !enter {
+            return Err(ObjectError::Missing { name: kernel.to_owned() });
+        }
+        if kernel.is_empty() || kernel.len() >= NAME_BYTES {
+            return Err(ObjectError::Name { name: kernel.to_owned() });
+        }
+        let description = self.lock_description()?;
+        fcntl(&description, FcntlArg::F_OFD_SETLKW(&Lock::Table.exclusive())).map_err(|errno| ObjectError::System {
+            what: "fcntl(F_OFD_SETLKW)",
+            name: kernel.to_owned(),
+            errno,
+        })?;
+        if let Some(index) = self.find(kernel) {
+            return Ok(index);
+        }
+        let index = (0..MAX_KERNELS).find(|index| self.name_of(*index).is_empty()).ok_or_else(|| {
+            ObjectError::TableFull { table: "The lease table", name: kernel.to_owned(), limit: MAX_KERNELS }
+        })?;
+        let mut bytes = [0u8; NAME_BYTES];
+        bytes[..kernel.len()].copy_from_slice(kernel.as_bytes());
+        // The first word last: until then the entry reads as empty.
+        for (word, chunk) in self.record(index).name.iter().zip(bytes.chunks_exact(8)).rev() {
+            let mut value = [0u8; 8];
+            value.copy_from_slice(chunk);
+            word.store(u64::from_le_bytes(value), Ordering::Release);
+        }
+        Ok(index)
+    }
+
+    /// Whether a living process holds lease `index` now.
+    pub fn is_held(&self, index: usize) -> bool {
+        let generation = self.record(index).lock_generation.load(Ordering::Acquire);
+        let mut probe = Lock::Active(index, generation).exclusive();
+        // The membership description holds no ACTIVE byte, so its own locks do not hide others'.
+        match fcntl(&self.membership, FcntlArg::F_OFD_GETLK(&mut probe)) {
+            Ok(_) => i32::from(probe.l_type) != libc::F_UNLCK,
+            Err(_) => false,
+        }
+    }
+
+    /// A lease record, copied out.
+    pub fn info(&self, index: usize) -> LeaseInfo {
+        let record = self.record(index);
+        LeaseInfo {
+            kernel: self.name_of(index),
+            epoch: record.epoch.load(Ordering::Acquire),
+            pid: record.pid.load(Ordering::Relaxed) as u32,
+            start_time: record.start_time.load(Ordering::Relaxed),
+            heartbeat_ns: record.heartbeat_ns.load(Ordering::Relaxed),
+            state: KernelState::from_code(record.state.load(Ordering::Relaxed)),
+            held: self.is_held(index),
+            candidate_ticket: record.cand_ticket.load(Ordering::Relaxed),
+            candidate_ready: record.cand_state.load(Ordering::Relaxed) == CandidateState::Ready as u64,
+            candidate_pid: record.cand_pid.load(Ordering::Relaxed) as u32,
+        }
+    }
+
+    /// Every kernel that was ever entered.
+    pub fn kernels(&self) -> Vec<LeaseInfo> {
+        (0..MAX_KERNELS).filter(|i| !self.name_of(*i).is_empty()).map(|i| self.info(i)).collect()
+    }
+
+    /// Asks the holder of `kernel` to yield to the candidate with this ticket.
+    pub fn wish(&self, kernel: &str, ticket: u64) {
+        if let Some(index) = self.find(kernel) {
+            let record = self.record(index);
+            record.wish.store(ticket, Ordering::Release);
+            record.bell.ring_unconditionally();
+        }
+    }
+
+    /// Removes every object of `instance` if none of its kernels lives.
+    ///
+    /// # Errors
+    /// [`ObjectError::System`] when the lock call fails.
+    pub fn remove_if_dead(instance: &str) -> Result<Removal, ObjectError> {
+        let table = match LeaseTable::observe(instance) {
+            Ok(table) => Some(table),
+            Err(ObjectError::Missing { .. } | ObjectError::Mismatch { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(table) = &table {
+            match fcntl(&table.membership, FcntlArg::F_OFD_SETLK(&Lock::Instance.exclusive())) {
+                Ok(_) => {}
+                Err(Errno::EAGAIN | Errno::EACCES) => return Ok(Removal::StillAlive),
+                Err(errno) => {
+                    return Err(ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: instance.to_owned(), errno });
+                }
+            }
+        }
+        let mut objects = names::existing(instance);
+        // The table goes last: whoever joins meanwhile waits for its lock and then finds it unlinked.
+        objects.sort_by_key(|name| *name == names::leases(instance));
+        for name in &objects {
+            names::unlink(name);
+        }
+        Ok(Removal::Removed(objects.len()))
+    }
+}
+
+/// What became of a dead instance's objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// A kernel of the instance lives; nothing was touched.
+    StillAlive,
+    /// So many objects were removed.
+    Removed(usize),
+}
+
+/// A second open file description of a mapped object.
+fn reopen(segment: &Segment) -> Result<OwnedFd, ObjectError> {
+    let path = format!("/proc/self/fd/{}", segment.fd().as_raw_fd());
+    open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| ObjectError::System {
+        what: "open",
+        name: segment.name().to_owned(),
+        errno,
+    })
+}

@@ -1,0 +1,75 @@
+//! Names of the objects in `/dev/shm`: `quad.<instance>.<kernel>.<name>[.pool<g>|.session|.tm<epoch>]`.
+
+use crate::error::ObjectError;
+
+/// Where POSIX shared memory lives on Linux.
+pub const SHM_DIR: &str = "/dev/shm";
+/// Longest part of a name, so that the longest whole name fits a pool entry.
+pub const MAX_PART_BYTES: usize = 32;
+
+/// Checks one part of a name.
+///
+/// # Errors
+/// [`ObjectError::Name`] unless it is 1 to 32 of `[A-Za-z0-9_-]`.
+pub fn check_part(part: &str) -> Result<(), ObjectError> {
+    let fits = (1..=MAX_PART_BYTES).contains(&part.len())
+        && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if fits { Ok(()) } else { Err(ObjectError::Name { name: part.to_owned() }) }
+}
+
+/// Prefix of every object of an instance, with the final dot: no instance's prefix begins another's.
+pub fn instance_prefix(instance: &str) -> String {
+    format!("quad.{instance}.")
+}
+
+/// The lease table of an instance.
+pub fn leases(instance: &str) -> String {
+    format!("quad.{instance}.leases")
+}
+
+/// The ring that kernel `kernel` (as "encode.main") writes.
+pub fn ring(instance: &str, kernel: &str) -> String {
+    format!("quad.{instance}.{kernel}")
+}
+
+/// Generation `generation` of that ring's own pool.
+pub fn pool(instance: &str, kernel: &str, generation: u32) -> String {
+    format!("quad.{instance}.{kernel}.pool{generation}")
+}
+
+/// A sender's session.
+pub fn session(instance: &str, kernel: &str) -> String {
+    format!("quad.{instance}.{kernel}.session")
+}
+
+/// Telemetry page of one epoch of a kernel.
+pub fn telemetry(instance: &str, kernel: &str, epoch: u64) -> String {
+    format!("quad.{instance}.{kernel}.tm{epoch}")
+}
+
+/// Every object of an instance that exists now.
+pub fn existing(instance: &str) -> Vec<String> {
+    let prefix = instance_prefix(instance);
+    let Ok(entries) = std::fs::read_dir(SHM_DIR) else { return Vec::new() };
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with(&prefix)).collect();
+    names.sort();
+    names
+}
+
+/// Instances that have objects on this machine.
+pub fn instances() -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(SHM_DIR) else { return Vec::new() };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter_map(|n| n.strip_prefix("quad.")?.strip_suffix(".leases").map(str::to_owned))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Removes a name; what is mapped stays mapped. Absent is fine.
+pub fn unlink(name: &str) {
+    let _ = std::fs::remove_file(format!("{SHM_DIR}/{name}"));
+}

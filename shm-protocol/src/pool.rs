@@ -1,0 +1,280 @@
+//! Pools: the buffers that slots point at, apart from the ring's control words. Mapped once an attach;
+//! only indices cross the ring.
+#![expect(unsafe_code, reason = "buffers are reached through raw pointers; udmabuf is an ioctl")]
+
+use crate::descriptor::BufferRef;
+use crate::error::ObjectError;
+use crate::frame::BUFFER_ALIGN;
+use crate::names;
+use crate::segment::{Access, Segment, reserve};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a pool is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum PoolKind {
+    /// A named object in `/dev/shm`: the default, and what survives every process.
+    PosixShm = 1,
+    /// A sealed memfd, handed over as fd: what udmabuf accepts.
+    Memfd = 2,
+    /// DMA-BUFs made of a memfd by `/dev/udmabuf`, one a buffer.
+    DmaBuf = 3,
+}
+
+impl PoolKind {
+    /// The name used in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PoolKind::PosixShm => "posix-shm",
+            PoolKind::Memfd => "memfd",
+            PoolKind::DmaBuf => "dma-buf",
+        }
+    }
+
+    /// The kind of an ABI code.
+    pub fn from_code(code: u64) -> Option<PoolKind> {
+        [PoolKind::PosixShm, PoolKind::Memfd, PoolKind::DmaBuf].into_iter().find(|k| *k as u64 == code)
+    }
+}
+
+/// Which pool, and how large.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolSpec {
+    /// Ring that owns it.
+    pub ring_uid: u32,
+    /// Its generation: rises when kind or geometry changes.
+    pub generation: u32,
+    /// What it is made of.
+    pub kind: PoolKind,
+    /// How many buffers.
+    pub buffers: u32,
+    /// Bytes of each; a multiple of 4096.
+    pub buffer_bytes: u64,
+    /// Name of its object (posix-shm), or of its owner (others, for messages).
+    pub name: String,
+}
+
+impl PoolSpec {
+    /// Bytes of all buffers.
+    pub fn total_bytes(&self) -> u64 {
+        u64::from(self.buffers) * self.buffer_bytes
+    }
+
+    fn check(&self) -> Result<(), ObjectError> {
+        /// More than any machine's memory, less than an overflow.
+        const MOST_BYTES: u64 = 1 << 44;
+        let bad = |field, found: String, expected: &str| {
+            Err(ObjectError::Mismatch { name: self.name.clone(), field, found, expected: expected.to_owned() })
+        };
+        if self.buffers == 0 || self.buffers as usize > crate::layout::MAX_SLOTS {
+            return bad("the count of buffers", self.buffers.to_string(), "1 to 64");
+        }
+        if self.buffer_bytes == 0
+            || !self.buffer_bytes.is_multiple_of(BUFFER_ALIGN)
+            || self.buffer_bytes > MOST_BYTES / u64::from(self.buffers)
+        {
+            return bad("the size of a buffer", self.buffer_bytes.to_string(), "a multiple of 4096 below 2^44 in all");
+        }
+        Ok(())
+    }
+}
+
+/// A mapped pool.
+#[derive(Debug)]
+pub struct Pool {
+    spec: PoolSpec,
+    segment: Segment,
+    /// One a buffer, for kind dma-buf.
+    dma_bufs: Vec<OwnedFd>,
+}
+
+impl Pool {
+    /// Makes a new pool. An object of its name that no ring mentions is what a dead process left, and goes.
+    ///
+    /// # Errors
+    /// [`ObjectError::NoSpace`] when memory is short, [`ObjectError::Unavailable`] when the kind cannot be
+    /// had here, [`ObjectError::Mismatch`] for an impossible geometry.
+    pub fn create(spec: PoolSpec) -> Result<Pool, ObjectError> {
+        spec.check()?;
+        match spec.kind {
+            PoolKind::PosixShm => {
+                names::unlink(&spec.name);
+                let created = Segment::create(&spec.name, spec.total_bytes(), |_| {})?;
+                let segment = created.ok_or_else(|| ObjectError::Busy { what: spec.name.clone(), pid: 0 })?;
+                Ok(Pool { spec, segment, dma_bufs: Vec::new() })
+            }
+            PoolKind::Memfd => {
+                let segment = sealed_memfd(&spec)?;
+                Ok(Pool { spec, segment, dma_bufs: Vec::new() })
+            }
+            PoolKind::DmaBuf => {
+                let segment = sealed_memfd(&spec)?;
+                let dma_bufs = udmabufs(&spec, segment.fd())?;
+                Ok(Pool { spec, segment, dma_bufs })
+            }
+        }
+    }
+
+    /// Maps an existing posix-shm pool by its name.
+    ///
+    /// # Errors
+    /// [`ObjectError::Missing`], or [`ObjectError::Mismatch`] when it is shorter than `spec` says.
+    pub fn open(spec: PoolSpec, access: Access) -> Result<Pool, ObjectError> {
+        spec.check()?;
+        let segment = Segment::open(&spec.name, spec.total_bytes(), access)?;
+        Ok(Pool { spec, segment, dma_bufs: Vec::new() })
+    }
+
+    /// Maps a pool from descriptors that a peer handed over: the memory, then any DMA-BUFs.
+    ///
+    /// # Errors
+    /// [`ObjectError::Mismatch`] when the memory is shorter than `spec` says or not sealed against it.
+    pub fn from_fds(spec: PoolSpec, mut fds: Vec<OwnedFd>, access: Access) -> Result<Pool, ObjectError> {
+        spec.check()?;
+        if fds.is_empty() {
+            return Err(ObjectError::Peer { name: spec.name, why: "it sent no descriptor".to_owned() });
+        }
+        let memory = fds.remove(0);
+        let seals = fcntl(&memory, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
+        if !seals.is_ok_and(|s| s.contains(SealFlag::F_SEAL_SHRINK)) {
+            return Err(ObjectError::Mismatch {
+                name: spec.name,
+                field: "the seal",
+                found: "none against shrinking".to_owned(),
+                expected: "F_SEAL_SHRINK".to_owned(),
+            });
+        }
+        let segment = Segment::from_fd(memory, spec.total_bytes(), access, &spec.name)?;
+        Ok(Pool { spec, segment, dma_bufs: fds })
+    }
+
+    /// Which pool this is.
+    pub fn spec(&self) -> &PoolSpec {
+        &self.spec
+    }
+
+    /// First byte of buffer `index`; `None` when there is no such buffer.
+    pub fn buffer(&self, index: u16) -> Option<NonNull<u8>> {
+        if u32::from(index) >= self.spec.buffers {
+            return None;
+        }
+        let offset = usize::from(index) * self.spec.buffer_bytes as usize;
+        // SAFETY: index < buffers, and the mapping is at least buffers × buffer_bytes long.
+        Some(unsafe { self.segment.base().add(offset) })
+    }
+
+    /// The bytes a frame says it has; `None` when they do not lie within one buffer of this pool.
+    pub fn extent(&self, at: &BufferRef) -> Option<(NonNull<u8>, usize)> {
+        let base = self.buffer(at.index)?;
+        let end = u64::from(at.offset) + u64::from(at.len);
+        // SAFETY: offset ≤ end ≤ buffer_bytes, all within the buffer.
+        (end <= self.spec.buffer_bytes).then(|| (unsafe { base.add(at.offset as usize) }, at.len as usize))
+    }
+
+    /// The DMA-BUF of buffer `index`, for kind dma-buf.
+    pub fn dma_buf(&self, index: u16) -> Option<BorrowedFd<'_>> {
+        self.dma_bufs.get(usize::from(index)).map(AsFd::as_fd)
+    }
+
+    /// Descriptors to hand over: the memory, then any DMA-BUFs.
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        std::iter::once(self.segment.fd()).chain(self.dma_bufs.iter().map(AsFd::as_fd)).collect()
+    }
+
+    /// Maps every page now.
+    pub fn populate(&self, access: Access) {
+        self.segment.populate(access);
+    }
+
+    /// Whether the memory was truncated behind our back.
+    pub fn is_broken(&self) -> bool {
+        self.segment.is_broken()
+    }
+}
+
+fn sealed_memfd(spec: &PoolSpec) -> Result<Segment, ObjectError> {
+    let system = |what| move |errno: Errno| ObjectError::System { what, name: spec.name.clone(), errno };
+    let fd = memfd_create(spec.name.as_str(), MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+        .map_err(system("memfd_create"))?;
+    reserve(fd.as_fd(), spec.total_bytes(), &spec.name)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(system("fcntl(F_ADD_SEALS)"))?;
+    Segment::from_fd(fd, spec.total_bytes(), Access::Write, &spec.name)
+}
+
+fn udmabufs(spec: &PoolSpec, memory: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, ObjectError> {
+    /// `struct udmabuf_create` of linux/udmabuf.h.
+    #[repr(C)]
+    struct Create {
+        memfd: u32,
+        flags: u32,
+        offset: u64,
+        size: u64,
+    }
+    const CLOEXEC: u32 = 1;
+    let unavailable = |why: String| ObjectError::Unavailable { kind: PoolKind::DmaBuf.name(), why };
+    let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/udmabuf").map_err(|error| {
+        unavailable(format!(
+            "/dev/udmabuf cannot be opened ({error}); it needs a kernel with CONFIG_UDMABUF and write access to the \
+             device; use memory = \"memfd\" or \"posix-shm\""
+        ))
+    })?;
+    (0..u64::from(spec.buffers))
+        .map(|buffer| {
+            let create = Create {
+                memfd: memory.as_raw_fd() as u32,
+                flags: CLOEXEC,
+                offset: buffer * spec.buffer_bytes,
+                size: spec.buffer_bytes,
+            };
+            let request = nix::request_code_write!(b'u', 0x42, size_of::<Create>());
+            // SAFETY: UDMABUF_CREATE reads one `Create` and returns a new descriptor or −1.
+            let fd = Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), request as _, &create) })
+                .map_err(|errno| unavailable(format!("UDMABUF_CREATE refused {} bytes: {errno}", spec.buffer_bytes)))?;
+            // SAFETY: the ioctl gave us this descriptor and nobody else knows it.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        })
+        .collect()
+}
+
+/// Every pool this process has mapped, its own and others': what its fd server hands out.
+#[derive(Debug, Default)]
+pub struct PoolDirectory {
+    pools: Mutex<Vec<Arc<Pool>>>,
+}
+
+impl PoolDirectory {
+    /// Most pools kept: own and foreign in two generations. The oldest go first.
+    const KEPT: usize = 16;
+
+    /// Enters a pool.
+    pub fn add(&self, pool: Arc<Pool>) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if pools.len() >= Self::KEPT {
+            pools.remove(0);
+        }
+        pools.push(pool);
+    }
+
+    /// The pool of that ring and generation, if it is mapped here.
+    pub fn find(&self, ring_uid: u32, generation: u32) -> Option<Arc<Pool>> {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().rev().find(|p| p.spec.ring_uid == ring_uid && p.spec.generation == generation).cloned()
+    }
+
+    /// Forgets a pool of which no slot speaks any more.
+    pub fn remove(&self, ring_uid: u32, generation: u32) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|p| (p.spec.ring_uid, p.spec.generation) != (ring_uid, generation));
+    }
+
+    /// Bytes of all pools mapped here.
+    pub fn total_bytes(&self) -> u64 {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|p| p.spec.total_bytes()).sum()
+    }
+}

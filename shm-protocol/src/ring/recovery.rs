@@ -1,0 +1,77 @@
+//! What a successor does before its first operation (PROTOCOL, recovery R1 and R2). Every step may be
+//! repeated after another death: killed anywhere and run again, it ends in the same state.
+
+use super::{ProducerCore, RingError};
+use crate::slot::{Key, SlotState};
+use crate::sync::Ordering;
+
+/// What recovery found on the ring of a dead producer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Slots that were being written.
+    pub aborted: usize,
+    /// Of those, slots that hardware may still write.
+    pub quarantined: usize,
+    /// The last key ever published.
+    pub last_key: Key,
+    /// The first sequence number not used yet.
+    pub next_seq: u64,
+}
+
+impl ProducerCore {
+    /// Makes the ring of a dead predecessor ours. `quarantine` says of a slot whether a device may still
+    /// write its buffer.
+    pub(crate) fn recover(&mut self, quarantine: impl Fn(usize) -> bool) -> Result<Recovered, RingError> {
+        self.check()?;
+        let mut recovered = Recovered::default();
+        let control = self.control.clone();
+        let mut last_key = control.last_key();
+        let mut next_seq = control.producer.next_seq.load(Ordering::Relaxed);
+        // R1: what was being written was never published.
+        for slot in 0..control.slot_count() {
+            let found = control.load_state(slot);
+            if found.state() == Some(SlotState::Writing) {
+                let to = if quarantine(slot) { SlotState::Quarantined } else { SlotState::Free };
+                self.clear_slot(slot, found, to)?;
+                recovered.aborted += 1;
+                recovered.quarantined += usize::from(to == SlotState::Quarantined);
+            }
+        }
+        // R2: the header may lag one publish behind the slots.
+        for slot in 0..control.slot_count() {
+            let found = control.load_state(slot);
+            if found.is_ready() || found.is_free() {
+                let key = control.key(slot);
+                if key.is_after(last_key) {
+                    last_key = key;
+                }
+            }
+            next_seq = next_seq.max(control.seq(slot).saturating_add(1));
+        }
+        crate::crash::crash_point!(self.fuse, "recover: before the last key");
+        control.producer.last_key.store(last_key.0, Ordering::Release);
+        crate::crash::crash_point!(self.fuse, "recover: before the next sequence number");
+        control.producer.next_seq.store(next_seq, Ordering::Release);
+        // R4: nobody knows who slept on what.
+        control.pub_bell.ring_unconditionally();
+        control.rel_bell.ring_unconditionally();
+        crate::crash::crash_point!(self.fuse, "recover: done");
+        recovered.last_key = last_key;
+        recovered.next_seq = next_seq;
+        Ok(recovered)
+    }
+
+    /// Quarantined slots whose device has let go become free again.
+    pub(crate) fn end_quarantine(&mut self) -> Result<usize, RingError> {
+        self.check()?;
+        let mut freed = 0;
+        for slot in 0..self.control.slot_count() {
+            let found = self.control.load_state(slot);
+            if found.state() == Some(SlotState::Quarantined) {
+                self.clear_slot(slot, found, SlotState::Free)?;
+                freed += 1;
+            }
+        }
+        Ok(freed)
+    }
+}

@@ -1,0 +1,158 @@
+//! The stage rule (PROTOCOL, exactly once): an input is released only after its output is published and
+//! nothing published refers to it any more; a restarted stage resumes at the first unfinished frame.
+
+use crate::descriptor::{FrameDetails, FrameHead, SlotReference, TombstoneReason, encode_reference, flag};
+use crate::input::{Consumer, Taken};
+use crate::layout::MAX_SLOTS;
+use crate::output::{LiveState, Producer};
+use crate::pool::PoolSpec;
+use crate::ring::{RingError, SlotRef};
+use crate::slot::Key;
+
+/// An input this stage holds.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    at: SlotRef,
+    key: Key,
+    /// The output slot whose bytes it is.
+    referrer: Option<SlotRef>,
+}
+
+/// One input ring, one output ring, and the holds between them. A stage makes one output of each input.
+pub struct Stage {
+    /// Where frames come from.
+    pub input: Consumer,
+    /// Where they go.
+    pub output: Producer,
+    held: Vec<Held>,
+    /// Inputs behind the last one that must stay readable (temporal filters).
+    history: u64,
+}
+
+/// What a look at the input gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A frame to be made something of.
+    Frame(Taken),
+    /// Nothing is owed.
+    Empty,
+}
+
+impl Stage {
+    /// Joins two rings. `history`: how many finished inputs the stage still reads.
+    pub fn new(input: Consumer, output: Producer, history: u64) -> Stage {
+        Stage { input, output, held: Vec::with_capacity(MAX_SLOTS), history }
+    }
+
+    /// The next frame that is not finished. Frames that a dead predecessor finished are passed over: kept
+    /// while an output refers to them, released otherwise.
+    ///
+    /// # Errors
+    /// [`RingError`] of either ring.
+    pub fn next_frame(&mut self) -> Result<Next, RingError> {
+        while let Some(taken) = self.input.acquire()? {
+            let finished = !taken.head.key.is_after(self.output.last_key());
+            let referrer = if finished { self.output.referrer(encode_reference(self.reference(&taken))) } else { None };
+            self.held.push(Held { at: taken.at, key: taken.head.key, referrer });
+            if !finished {
+                return Ok(Next::Frame(taken));
+            }
+            self.harvest()?;
+        }
+        Ok(Next::Empty)
+    }
+
+    fn reference(&self, taken: &Taken) -> SlotReference {
+        SlotReference {
+            ring_uid: self.input.ring_uid() as u16,
+            slot: taken.at.slot as u16,
+            seq_low: taken.at.seq as u32,
+        }
+    }
+
+    /// Publishes the input itself: the output slot points at the very same bytes, which stay held until
+    /// that slot is free. Returns `false` when the output has no room (nothing was done).
+    ///
+    /// # Errors
+    /// [`RingError`] of the output ring.
+    pub fn pass(&mut self, taken: &Taken, details: &FrameDetails) -> Result<bool, RingError> {
+        let Some(claim) = self.output.claim()? else { return Ok(false) };
+        let at = claim.at;
+        let head = FrameHead {
+            flags: taken.head.flags | flag::BY_REFERENCE,
+            reference: Some(self.reference(taken)),
+            ..taken.head
+        };
+        let seen = self.output.publish(claim, head, details)?;
+        if let Some(held) = self.held.iter_mut().find(|h| h.at == taken.at) {
+            held.referrer = seen.then_some(at);
+        }
+        self.harvest()?;
+        Ok(true)
+    }
+
+    /// Names the pool that passed frames lie in, so that the next kernel can map it.
+    ///
+    /// # Errors
+    /// [`crate::error::ObjectError::TableFull`].
+    pub fn name_pool(&mut self, spec: &PoolSpec) -> Result<(), crate::error::ObjectError> {
+        self.output.name_pool(spec)
+    }
+
+    /// Publishes that nothing was made of the input, so that no id is missing. Returns `false` when the
+    /// output has no room.
+    ///
+    /// # Errors
+    /// [`RingError`] of the output ring.
+    pub fn tombstone(&mut self, taken: &Taken, reason: TombstoneReason) -> Result<bool, RingError> {
+        let Some(claim) = self.output.claim()? else { return Ok(false) };
+        let mut head = FrameHead { flags: flag::TOMBSTONE, reference: None, ..taken.head };
+        head.buffer.len = reason as u32;
+        let details = self.input.details(taken);
+        self.output.publish(claim, head, &details)?;
+        self.harvest()?;
+        Ok(true)
+    }
+
+    /// Releases every input that is finished and that nothing depends on. Called after each publish and
+    /// on each wake; cheap: it looks at one state word for each input held.
+    ///
+    /// # Errors
+    /// [`RingError`] of the input ring.
+    pub fn harvest(&mut self) -> Result<(), RingError> {
+        let last = self.output.last_key();
+        let mut index = 0;
+        while index < self.held.len() {
+            let held = self.held[index];
+            let finished = !held.key.is_after(last) && held.key.id().saturating_add(self.history) <= last.id();
+            let depended_on = held.referrer.is_some_and(|at| self.output.is_outstanding(at));
+            if finished && !depended_on {
+                self.input.release_slot(held.at)?;
+                self.held.swap_remove(index);
+            } else {
+                index += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Inputs held now.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Outputs that refer to inputs now: what by-reference depth limits.
+    pub fn referring(&self) -> usize {
+        self.held.iter().filter(|h| h.referrer.is_some_and(|at| self.output.is_outstanding(at))).count()
+    }
+
+    /// Passes on upstream whether downstream bridges a restart, and ends our own bridging once the
+    /// backlog is gone. Called once a loop turn.
+    pub fn pace(&mut self) {
+        if self.output.live_state() == LiveState::Bridging && !self.output.has_room() {
+            self.input.keep_bridging();
+        } else if self.input.is_bridging() && self.input.waiting() == 0 {
+            self.input.set_bridging(false);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The rings as kernels use them: real objects, real leases, one process.
+#![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
+
+use shm_protocol::attach::{Content, Policy, RingSpec, RoleSpec};
+use shm_protocol::descriptor::{FrameDetails, FrameHead, StreamFormat};
+use shm_protocol::frame::{Colour, PixelFormat, Rational, VideoFormat};
+use shm_protocol::input::Consumer;
+use shm_protocol::lease::{Candidate, Lease, LeaseTable, Removal};
+use shm_protocol::output::Producer;
+use shm_protocol::pool::{PoolDirectory, PoolKind};
+use shm_protocol::slot::Key;
+use shm_protocol::stage::{Next, Stage};
+use std::sync::Arc;
+
+/// Objects of a test instance, removed at the end.
+struct Instance {
+    name: String,
+    dir: std::path::PathBuf,
+}
+
+impl Instance {
+    fn new(test: &str) -> Instance {
+        let name = format!("t{}-{test}", std::process::id());
+        let dir = std::env::temp_dir().join(&name);
+        std::fs::create_dir_all(&dir).unwrap();
+        Instance { name, dir }
+    }
+
+    fn lease(&self, kernel: &str) -> Lease {
+        let table = LeaseTable::join(&self.name).unwrap();
+        let Ok(lease) = Candidate::enter(&table, kernel, true).unwrap().try_activate().unwrap() else {
+            panic!("{kernel} is held")
+        };
+        lease.running();
+        lease
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        assert!(matches!(LeaseTable::remove_if_dead(&self.name).unwrap(), Removal::Removed(_)));
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn spec(kernel: &str, consumer: &str, policy: Policy, slots: usize) -> RingSpec {
+    RingSpec {
+        kernel: kernel.to_owned(),
+        content: Content::Pixels,
+        policy,
+        slots,
+        max_latency_ns: 0,
+        roles: vec![RoleSpec { kernel: consumer.to_owned(), required: true }],
+    }
+}
+
+fn format() -> VideoFormat {
+    VideoFormat::packed(PixelFormat::Nv12, 64, 32, Rational { num: 60, den: 1 }, Colour::BT709_LIMITED).unwrap()
+}
+
+fn produce(producer: &mut Producer, id: u64) -> bool {
+    let Some(claim) = producer.claim().unwrap() else { return false };
+    let len = format().frame_bytes() as u32;
+    producer.buffer(&claim)[..8].copy_from_slice(&id.to_le_bytes());
+    let head = FrameHead {
+        key: Key::whole(id),
+        capture_ns: id,
+        buffer: producer.extent(&claim, 0, len),
+        ..Default::default()
+    };
+    producer.publish(claim, head, &FrameDetails { source_position: id, ..Default::default() }).unwrap();
+    true
+}
+
+fn first_eight(consumer: &mut Consumer, taken: &shm_protocol::input::Taken) -> u64 {
+    let StreamFormat::Video(format) = consumer.format(taken).unwrap() else { panic!("not video") };
+    let mut row = [0u8; 64];
+    consumer.pixels(taken, &format).unwrap().copy_row(0, 0, &mut row);
+    u64::from_le_bytes(row[..8].try_into().unwrap())
+}
+
+fn frames_go_through_by_reference(kind: PoolKind) {
+    let instance = Instance::new(&format!("ref{}", kind as u64));
+    let (a, b, c) = (instance.lease("capture.main"), instance.lease("process.main"), instance.lease("encode.main"));
+    let (dir_a, dir_b, dir_c) =
+        (<Arc<PoolDirectory>>::default(), <Arc<PoolDirectory>>::default(), <Arc<PoolDirectory>>::default());
+    for (kernel, directory) in [("capture.main", &dir_a), ("process.main", &dir_b)] {
+        shm_protocol::fdpass::serve(&instance.dir, kernel, Arc::clone(directory)).unwrap();
+    }
+    let (mut capture, _) =
+        Producer::open(&a, &spec("capture.main", "process.main", Policy::Lossless, 8), &dir_a).unwrap();
+    capture.set_pool(kind, format().frame_bytes(), &instance.dir).unwrap();
+    capture.set_format(&StreamFormat::Video(format())).unwrap();
+    let (out, _) = Producer::open(&b, &spec("process.main", "encode.main", Policy::Lossless, 8), &dir_b).unwrap();
+    let input = Consumer::attach(&b, "process.main", "capture.main", &dir_b, &instance.dir).unwrap();
+    let mut stage = Stage::new(input, out, 0);
+    let mut encode = Consumer::attach(&c, "encode.main", "process.main", &dir_c, &instance.dir).unwrap();
+    for id in 1..=100 {
+        assert!(produce(&mut capture, id));
+        let Next::Frame(taken) = stage.next_frame().unwrap() else { panic!("frame {id} did not arrive") };
+        let format = stage.input.format(&taken).unwrap();
+        stage.output.set_format(&format).unwrap();
+        let pool = stage.input.pool(&taken).unwrap();
+        stage.name_pool(pool.spec()).unwrap();
+        let details = stage.input.details(&taken);
+        assert!(stage.pass(&taken, &details).unwrap());
+        assert_eq!(stage.held(), 1, "held while the encoder may read it");
+        let taken = encode.acquire().unwrap().unwrap();
+        assert_eq!((taken.head.key.id(), first_eight(&mut encode, &taken)), (id, id));
+        encode.release(&taken).unwrap();
+        stage.harvest().unwrap();
+        assert_eq!(stage.held(), 0);
+    }
+    assert!(encode.acquire().unwrap().is_none());
+}
+
+#[test]
+fn frames_pass_by_reference_through_posix_shm() {
+    frames_go_through_by_reference(PoolKind::PosixShm);
+}
+
+#[test]
+fn frames_pass_by_reference_through_memfd() {
+    frames_go_through_by_reference(PoolKind::Memfd);
+}
+
+#[test]
+fn a_restarted_stage_resumes_at_the_first_unfinished_frame() {
+    let instance = Instance::new("resume");
+    let a = instance.lease("capture.main");
+    let directory = <Arc<PoolDirectory>>::default();
+    let (mut capture, _) =
+        Producer::open(&a, &spec("capture.main", "process.main", Policy::Lossless, 8), &directory).unwrap();
+    capture.set_pool(PoolKind::PosixShm, format().frame_bytes(), &instance.dir).unwrap();
+    capture.set_format(&StreamFormat::Video(format())).unwrap();
+    for id in 1..=4 {
+        produce(&mut capture, id);
+    }
+    let out_spec = spec("process.main", "encode.main", Policy::Lossless, 8);
+    {
+        // Publishes 1 by reference, holds 2, and is gone.
+        let b = instance.lease("process.main");
+        let (out, _) = Producer::open(&b, &out_spec, &directory).unwrap();
+        let mut stage = Stage::new(
+            Consumer::attach(&b, "process.main", "capture.main", &directory, &instance.dir).unwrap(),
+            out,
+            0,
+        );
+        let Next::Frame(one) = stage.next_frame().unwrap() else { panic!() };
+        assert!(stage.pass(&one, &FrameDetails::default()).unwrap());
+        let Next::Frame(two) = stage.next_frame().unwrap() else { panic!() };
+        assert_eq!(two.head.key.id(), 2);
+        drop(stage); // says nothing to the ring, as a death does not
+    }
+    let b = instance.lease("process.main");
+    assert_eq!(b.epoch(), 2);
+    let (mut out, recovered) = Producer::open(&b, &out_spec, &directory).unwrap();
+    assert_eq!(recovered.last_key, Key::whole(1));
+    out.set_format(&StreamFormat::Video(format())).unwrap();
+    let mut stage =
+        Stage::new(Consumer::attach(&b, "process.main", "capture.main", &directory, &instance.dir).unwrap(), out, 0);
+    let Next::Frame(two) = stage.next_frame().unwrap() else { panic!() };
+    assert_eq!(two.head.key.id(), 2, "1 was published, 2 was not");
+    assert_eq!(stage.held(), 2, "1 is still read downstream");
+    assert!(stage.pass(&two, &FrameDetails::default()).unwrap());
+    // The encoder reads both; then everything can be freed.
+    let c = instance.lease("encode.main");
+    let mut encode = Consumer::attach(&c, "encode.main", "process.main", &directory, &instance.dir).unwrap();
+    for id in 1..=2 {
+        let taken = encode.acquire().unwrap().unwrap();
+        assert_eq!((taken.head.key.id(), first_eight(&mut encode, &taken)), (id, id));
+        encode.release(&taken).unwrap();
+    }
+    stage.harvest().unwrap();
+    assert_eq!(stage.held(), 0);
+}
+
+#[test]
+fn a_full_live_ring_gives_up_the_oldest_and_a_lossless_one_nothing() {
+    for (policy, kept) in [(Policy::Live, vec![3, 4, 5, 6]), (Policy::Lossless, vec![1, 2, 3, 4])] {
+        let instance = Instance::new(&format!("full{}", policy as u64));
+        let (a, b) = (instance.lease("capture.main"), instance.lease("process.main"));
+        let directory = <Arc<PoolDirectory>>::default();
+        let (mut capture, _) =
+            Producer::open(&a, &spec("capture.main", "process.main", policy, 4), &directory).unwrap();
+        capture.set_pool(PoolKind::PosixShm, format().frame_bytes(), &instance.dir).unwrap();
+        capture.set_format(&StreamFormat::Video(format())).unwrap();
+        for id in 1..=6 {
+            assert_eq!(produce(&mut capture, id), policy == Policy::Live || id <= 4);
+        }
+        let mut process = Consumer::attach(&b, "process.main", "capture.main", &directory, &instance.dir).unwrap();
+        let mut got = Vec::new();
+        while let Some(taken) = process.acquire().unwrap() {
+            got.push(taken.head.key.id());
+            process.release(&taken).unwrap();
+        }
+        assert_eq!(got, kept);
+    }
+}
+
+#[test]
+fn a_lease_has_one_holder_and_its_epoch_rises() {
+    let instance = Instance::new("lease");
+    let first = instance.lease("net.main");
+    assert_eq!((first.epoch(), first.bridged_death()), (1, false));
+    let table = LeaseTable::join(&instance.name).unwrap();
+    let candidate = Candidate::enter(&table, "net.main", true).unwrap();
+    assert!(Candidate::enter(&table, "net.main", false).is_err(), "one candidate at a time");
+    let Err(candidate) = candidate.try_activate().unwrap() else { panic!("two holders") };
+    let waiting = std::thread::spawn(move || candidate.activate().unwrap());
+    first.stop();
+    let second = waiting.join().unwrap();
+    assert_eq!((second.epoch(), second.bridged_death()), (2, false));
+}
+
+#[test]
+fn a_revoked_holder_is_fenced_and_changes_nothing() {
+    let instance = Instance::new("fence");
+    let directory = <Arc<PoolDirectory>>::default();
+    let old = instance.lease("capture.main");
+    let ring = spec("capture.main", "process.main", Policy::Lossless, 4);
+    let (mut capture, _) = Producer::open(&old, &ring, &directory).unwrap();
+    capture.set_pool(PoolKind::PosixShm, 4096, &instance.dir).unwrap();
+    let claim = capture.claim().unwrap().unwrap();
+    drop(old); // the lock goes, as with a yield; the handle stays
+    let _new = instance.lease("capture.main");
+    let path = format!("/dev/shm/quad.{}.capture.main", instance.name);
+    let before = std::fs::read(&path).unwrap();
+    let head = FrameHead { key: Key::whole(1), ..Default::default() };
+    assert!(matches!(
+        capture.publish(claim, head, &FrameDetails::default()),
+        Err(shm_protocol::ring::RingError::Fenced { .. })
+    ));
+    assert!(capture.claim().is_err());
+    assert!(before == std::fs::read(&path).unwrap(), "a fenced handle changed the ring");
+}
+
+#[test]
+fn a_pool_of_equal_kind_and_geometry_is_used_again() {
+    let instance = Instance::new("reuse");
+    let directory = <Arc<PoolDirectory>>::default();
+    let ring = spec("capture.main", "process.main", Policy::Lossless, 4);
+    for (bytes, reused, pools) in [(8192, false, 1), (8192, true, 1), (12288, false, 2)] {
+        let lease = instance.lease("capture.main");
+        let (mut capture, _) = Producer::open(&lease, &ring, &directory).unwrap();
+        assert_eq!(capture.set_pool(PoolKind::PosixShm, bytes, &instance.dir).unwrap(), reused);
+        let count = shm_protocol::names::existing(&instance.name).iter().filter(|n| n.contains(".pool")).count();
+        assert_eq!(count, pools);
+    }
+}

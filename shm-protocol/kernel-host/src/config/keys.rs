@@ -110,7 +110,11 @@ pub(super) fn unknown_key(at: &str, section: &str, leaf: &str) -> ConfigError {
     let by_key = keys()
         .iter()
         .map(|k| {
-            let leaf_distance = strsim::damerau_levenshtein(leaf, k.leaf()) + own(&k);
+            let typed = strsim::damerau_levenshtein(leaf, k.leaf());
+            // A word that begins the key, or begins with it, left out or added a unit: bitrate, qp_value.
+            let shared = leaf.len().min(k.leaf().len());
+            let begun = shared >= 2 && (leaf.starts_with(k.leaf()) || k.leaf().starts_with(leaf));
+            let leaf_distance = if begun { typed.min(1) } else { typed } + own(&k);
             // A wrong section with the right key is nearer by its whole path: encoder.codec.
             (leaf_distance.min(strsim::damerau_levenshtein(&path, k.path)), k.path.to_owned(), k.section() == section)
         })

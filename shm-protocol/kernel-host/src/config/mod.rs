@@ -262,8 +262,10 @@ impl Capture {
     fn resolve(&mut self) {
         if self.source == Source::Pattern {
             self.format.get_or_insert(PixelFormat::Nv12);
-            self.width.get_or_insert(1280);
-            self.height.get_or_insert(720);
+            // One side alone stays alone: the check of the whole says that the other is missing.
+            if self.width.is_none() && self.height.is_none() {
+                (self.width, self.height) = (Some(1280), Some(720));
+            }
             self.fps.get_or_insert(Rational { num: 60, den: 1 });
             self.barcode = true;
         }

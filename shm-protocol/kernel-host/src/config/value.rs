@@ -298,12 +298,12 @@ impl Value for CpuSet {
     }
 
     fn read(value: &Toml, _: &Bounds) -> Option<Self> {
+        let number = |cpu: i64| usize::try_from(cpu).ok().filter(|cpu| *cpu < crate::pin::MAX_CPUS);
         let set = match value {
-            Toml::Integer(cpu) => CpuSet::from_iter([usize::try_from(*cpu).ok()?]),
+            Toml::Integer(cpu) => CpuSet::from_iter([number(*cpu)?]),
             Toml::String(text) => text.parse().ok()?,
             Toml::Array(list) => {
-                let cpus: Option<Vec<usize>> =
-                    list.iter().map(|v| v.as_integer().and_then(|i| usize::try_from(i).ok())).collect();
+                let cpus: Option<Vec<usize>> = list.iter().map(|v| v.as_integer().and_then(number)).collect();
                 CpuSet::from_iter(cpus?)
             }
             _ => return None,

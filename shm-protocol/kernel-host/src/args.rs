@@ -24,7 +24,7 @@ pub struct KernelArgs {
     /// Instance of the whole system
     #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE)]
     pub instance: String,
-    /// Kernel instance, as in [<kind>.instances.NAME]
+    /// Kernel instance: main, or NAME of the table instances.NAME
     #[arg(long, value_name = "NAME", default_value = KernelName::MAIN)]
     pub name: String,
     /// Sets one key over the file, for example encode.bitrate_kbps=6000; may be given again

@@ -152,7 +152,8 @@ impl Config {
             Kind::Process => self.process(name).map(|p| p.input.clone()).into_iter().collect(),
             Kind::Encode => self.encode(name).map(|e| e.input.clone()).into_iter().collect(),
             Kind::Net => {
-                let mut inputs: Vec<KernelName> = self.net(name).map(Net::encodes).unwrap_or_default();
+                let named = self.net(name).map(Net::encodes).unwrap_or_default();
+                let mut inputs: Vec<KernelName> = named.into_iter().map(|(_, encode)| encode).collect();
                 inputs.sort();
                 inputs.dedup();
                 inputs
@@ -285,17 +286,17 @@ impl Encode {
 }
 
 impl Net {
-    /// The encode instances that feed the outputs, in the order of the reference; one may stand there twice.
-    fn encodes(&self) -> Vec<KernelName> {
+    /// Each output's key that names its encode instance, with that instance, in the order of the reference.
+    fn encodes(&self) -> Vec<(&'static str, KernelName)> {
         let named = [
-            self.rtp.as_ref().map(|o| &o.encode),
-            self.http.as_ref().map(|o| &o.encode),
-            self.rdp.as_ref().map(|o| &o.encode),
-            self.srt.as_ref().map(|o| &o.encode),
-            self.record.as_ref().map(|o| &o.encode),
+            ("rtp.encode", self.rtp.as_ref().map(Rtp::encode_name)),
+            ("http.encode", self.http.as_ref().map(Http::encode_name)),
+            ("rdp.encode", self.rdp.as_ref().map(Rdp::encode_name)),
+            ("srt.encode", self.srt.as_ref().map(Srt::encode_name)),
+            ("record.encode", self.record.as_ref().map(Record::encode_name)),
         ];
-        let name = |encode: &Option<InstanceName>| encode.as_ref().map_or(self.input.name.clone(), |e| e.0.clone());
-        named.into_iter().flatten().map(|e| KernelName { kind: Kind::Encode, name: name(e) }).collect()
+        let kernel = |name: &str| KernelName { kind: Kind::Encode, name: name.to_owned() };
+        named.into_iter().filter_map(|(key, name)| Some((key, kernel(name?)))).collect()
     }
 
     /// Gives every output that names no encoder the one of `input`.
@@ -402,9 +403,7 @@ fn write_net(out: &mut String, at: &str, first: bool, net: &Net) {
         let at = dotted(at, key);
         match output {
             Some(output) => {
-                let mut entries = output.entries();
-                entries.retain(|(key, _)| *key != "token");
-                write_entries(out, Some(&at), &entries);
+                write_entries(out, Some(&at), &output.entries());
             }
             None if by_itself => write_entries(out, Some(&at), &[("enabled", toml::Value::Boolean(false))]),
             None => {}

@@ -1,8 +1,9 @@
 //! Overrides that `set` and `swap` leave behind: they survive restarts of kernels and of the supervisor.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use toml::{Table, Value};
@@ -65,12 +66,12 @@ impl Overrides {
     /// # Errors
     /// [`ConfigError::Write`] with what the operating system says.
     pub fn save(&self, path: &Path) -> Result<(), ConfigError> {
-        // One key per line under its whole dotted path, quoted: the order of keys cannot clash with tables.
+        // For the owner alone: a token may be among them. One key per line under its whole dotted path, quoted: the order of keys cannot clash with tables.
         let table: Table = self.entries.clone().into_iter().collect();
         let text: String = table.iter().map(|(key, value)| format!("{key:?} = {value}\n")).collect();
         let temporary = path.with_extension(format!("toml.{}", std::process::id()));
         let write = || -> io::Result<()> {
-            let mut file = File::create(&temporary)?;
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&temporary, path)

@@ -7,7 +7,7 @@ use shm_protocol::frame::{Colour, PixelFormat, Rational, VideoFormat};
 use super::choice::{Backend, RateControl, Source, VideoCodec};
 use super::error::ConfigError;
 use super::section::dotted;
-use super::{Capture, Config, Encode, Process};
+use super::{Capture, Config, Encode, Net, Process};
 use crate::name::{KernelName, Kind};
 
 /// Checks everything that one key alone cannot show.
@@ -40,12 +40,16 @@ fn check_inputs(config: &Config, kernel: &KernelName, at: &str) -> Result<(), Co
             format!("{input} is no {upstream} instance, and {} reads only those", kernel.kind),
         ));
     }
-    for input in input.cloned().into_iter().chain(config.inputs(kernel)) {
+    let outputs = match kernel.kind {
+        Kind::Net => config.net(&kernel.name).map(Net::encodes).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    for (key, input) in input.map(|input| ("input", input.clone())).into_iter().chain(outputs) {
         if !config.has(&input) {
             let known: Vec<String> =
                 config.instances(input.kind).map(|name| format!("{}.{name}", input.kind)).collect();
             return Err(ConfigError::conflict(
-                dotted(at, "input"),
+                dotted(at, key),
                 format!("There is no {input}; configured are {}", known.join(", ")),
             ));
         }

@@ -187,7 +187,8 @@ impl Value for Secret {
     }
 
     fn write(&self) -> Option<Toml> {
-        Some(Toml::String("(secret)".to_owned()))
+        // Left out wherever a configuration is shown.
+        None
     }
 }
 

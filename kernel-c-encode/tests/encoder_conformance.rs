@@ -1,4 +1,5 @@
 //! One suite for every encoder: what the trait promises, whichever backend holds it.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests stop the test")]
 
 mod common;
 

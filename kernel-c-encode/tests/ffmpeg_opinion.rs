@@ -1,4 +1,5 @@
 //! A second opinion on our streams: FFmpeg decodes them without a word and reads the signalling we meant.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests stop the test")]
 
 mod common;
 

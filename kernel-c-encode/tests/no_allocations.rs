@@ -1,4 +1,5 @@
 //! In the steady state an encoder allocates nothing of its own. The C++ library has its own allocator, not counted.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests stop the test")]
 
 mod common;
 

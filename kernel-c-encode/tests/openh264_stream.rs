@@ -1,4 +1,5 @@
 //! What the stream of the openh264 backend is: the library's own bytes, with what receivers need around them.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests stop the test")]
 
 mod common;
 
@@ -61,9 +62,7 @@ fn our_writer_makes_the_librarys_own_parameter_set() {
 
 #[test]
 fn the_profile_is_the_one_asked_for() {
-    for (profile, idc) in
-        [(H264Profile::ConstrainedBaseline, 66), (H264Profile::Main, 77), (H264Profile::High, 100)]
-    {
+    for (profile, idc) in [(H264Profile::ConstrainedBaseline, 66), (H264Profile::Main, 77), (H264Profile::High, 100)] {
         let mut settings = small(Codec::H264);
         settings.profile = profile;
         let sps = first_sps(&stream_with(&settings, 1, &[]));
@@ -127,9 +126,8 @@ fn i420_and_nv12_of_the_same_picture_give_the_same_stream() {
         for y in 0..90 {
             source.copy_row(1, y, &mut row);
             for (x, pair) in row.chunks_exact(2).enumerate() {
-                for plane in 0..2 {
-                    let layout = planar.planes[plane + 1];
-                    other[(layout.offset + y * layout.stride) as usize + x] = pair[plane];
+                for (layout, sample) in planar.planes[1..].iter().zip(pair) {
+                    other[(layout.offset + y * layout.stride) as usize + x] = *sample;
                 }
             }
         }
@@ -145,11 +143,15 @@ fn i420_and_nv12_of_the_same_picture_give_the_same_stream() {
 #[test]
 fn the_bitrate_follows_its_setting_within_a_second() {
     let format = nv12(1280, 720, FPS, Colour::BT709_LIMITED);
-    let settings = EncoderSettings { max_bitrate_kbps: 12_000, ..EncoderSettings::live(Codec::H264, format, 2000) };
+    let settings = EncoderSettings {
+        max_bitrate_kbps: 12_000,
+        gop: Gop::Infinite,
+        ..EncoderSettings::live(Codec::H264, format, 2000)
+    };
     let mut encoder = OpenH264::open(&settings).unwrap();
     let mut sink = common::Keep::default();
     let mut index = 0;
-    for kbps in [2000, 8000, 2000] {
+    for (step, kbps) in [2000, 8000, 2000].into_iter().enumerate() {
         encoder.set_bitrate(kbps, 0).unwrap();
         for second in 0..3 {
             let from = sink.out.len();
@@ -160,10 +162,12 @@ fn the_bitrate_follows_its_setting_within_a_second() {
             let bits: usize = sink.units()[from..].iter().map(|(_, bytes)| bytes.len() * 8).sum();
             let ratio = bits as f64 / (f64::from(kbps) * 1000.0);
             println!("{kbps} kb/s, second {second}: {ratio:.2} of it");
-            assert!(second == 0 || (0.75..=1.25).contains(&ratio), "{kbps} kb/s, second {second}: {ratio:.2}");
+            // The first second of the stream holds its IDR, which the rate control pays back in the second one.
+            let settled = step > 0 || second == 2;
+            assert!(!settled || (0.75..=1.25).contains(&ratio), "{kbps} kb/s, second {second}: {ratio:.2}");
         }
     }
-    assert_eq!(sink.units().iter().filter(|(meta, _)| meta.idr).count(), 5, "only the GOP's IDRs: no restart");
+    assert_eq!(sink.units().iter().filter(|(meta, _)| meta.idr).count(), 1, "no restart");
 }
 
 #[test]

@@ -28,8 +28,8 @@ pub fn fill(format: &VideoFormat, index: u64, noise: u32, bytes: &mut [u8]) {
         for y in 0..format.pixel_format.rows(plane, format.height) as usize {
             let start = layout.offset as usize + y * layout.stride as usize;
             for (x, byte) in bytes[start..start + row_bytes].iter_mut().enumerate() {
-                let hash = (x as u32 ^ (y as u32) << 12 ^ (index as u32).wrapping_mul(0x9e37_79b9))
-                    .wrapping_mul(0x85eb_ca6b);
+                let hash =
+                    (x as u32 ^ (y as u32) << 12 ^ (index as u32).wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
                 let travelling = (x as u32 + y as u32 * 2 + index as u32 * 3) / (plane as u32 + 1);
                 *byte = (40 + travelling % 150 + (hash >> 16) % noise.max(1)) as u8;
             }

@@ -4,6 +4,10 @@
 //! memory: half of the luma bytes, once. Frames are never skipped; at bitrates a content cannot be coded at, the
 //! stream exceeds them (QP ends at 51).
 //!
+//! Nothing is encoded for warming up: at 1080p opening takes 5 ms and the first IDR of a fresh encoder 42 ms against
+//! 37 ms of later ones, so that a private frame of full size would delay a restarted encoder by eight times what its
+//! touched memory saves.
+//!
 //! `idr_pic_id`: the library counts 1, 2, 3 … from its start, and ITU-T H.264 7.4.3 wants two consecutive IDR
 //! pictures to differ. An encoder that goes on with a stream of an odd number of IDR pictures therefore begins at 2:
 //! it encodes one tiny private picture first and then takes its real parameters, across which the library keeps the

@@ -119,6 +119,9 @@ fn h264_units_have_delimiter_parameter_sets_and_no_b_frames() {
             };
             assert_eq!(types, expected, "{backend}");
             assert_eq!(meta.config, meta.idr);
+            // primary_pic_type: 0 promises I slices only, 1 I and P slices.
+            let delimiter = nal_units(bytes).next().unwrap().nal;
+            assert_eq!(delimiter[1] >> 5, u8::from(!meta.idr), "{backend}");
             for unit in nal_units(bytes) {
                 if type_of(unit.nal[0]) == nal_type::SPS {
                     sps = Sps::parse(unit.nal);

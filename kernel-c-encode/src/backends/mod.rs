@@ -1,0 +1,4 @@
+//! The encoders.
+
+pub mod null;
+pub mod software;

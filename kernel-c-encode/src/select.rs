@@ -1,0 +1,152 @@
+//! Which encoder a configuration gets.
+//!
+//! `auto` tries the backends of the codec asked for, best first, and says why each one before the chosen one was
+//! passed over. Another codec than the one asked for is never chosen.
+
+use crate::backends::null::NullEncoder;
+use crate::backends::software::openh264::OpenH264;
+use crate::encoder::Encoder;
+use crate::error::EncoderError;
+use crate::settings::EncoderSettings;
+use shm_protocol::frame::Codec;
+
+/// Names of `encode.backend`, beside `auto`.
+pub const BACKENDS: [&str; 7] = ["vpl", "vaapi", "x264", "x265", "svtav1", "openh264", "null"];
+
+/// A backend that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Considered {
+    /// Its name.
+    pub backend: &'static str,
+    /// `None` when it was taken; otherwise why not.
+    pub refused: Option<EncoderError>,
+}
+
+/// The encoder chosen, and how the choice came about.
+pub struct Opened {
+    /// The encoder.
+    pub encoder: Box<dyn Encoder>,
+    /// Every backend looked at, in order; the last one is the one taken.
+    pub considered: Vec<Considered>,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("encoder", &self.encoder.name()).field("considered", &self.considered).finish()
+    }
+}
+
+/// The backends of a codec, best first: hardware, then by CPU time per frame at equal quality.
+pub const fn order(codec: Codec) -> &'static [&'static str] {
+    match codec {
+        Codec::H264 => &["vpl", "vaapi", "x264", "openh264"],
+        Codec::Hevc => &["vpl", "vaapi", "x265"],
+        Codec::Av1 => &["vpl", "vaapi", "svtav1"],
+        Codec::Null => &["null"],
+    }
+}
+
+fn not_in_this_build(backend: &str) -> EncoderError {
+    EncoderError::Unavailable {
+        backend: backend.to_owned(),
+        reason: "not in this build".to_owned(),
+        cure: "Set encode.backend to openh264 for H.264, or to null".to_owned(),
+    }
+}
+
+fn open_one(backend: &str, settings: &EncoderSettings) -> Result<Box<dyn Encoder>, EncoderError> {
+    match backend {
+        "openh264" => Ok(Box::new(OpenH264::open(settings)?)),
+        "null" => Ok(Box::new(NullEncoder::open(settings, false)?)),
+        "vpl" | "vaapi" | "x264" | "x265" | "svtav1" => Err(not_in_this_build(backend)),
+        other => Err(EncoderError::Setting {
+            setting: "backend",
+            given: other.to_owned(),
+            allowed: format!("auto, {}", BACKENDS.join(", ")),
+        }),
+    }
+}
+
+/// Opens the backend of that name, or the best one for `auto`.
+///
+/// # Errors
+/// [`EncoderError::Unavailable`] (exit code 69) when the backend asked for, or every one of the codec, cannot be
+/// used; for `auto`, the settings error of a backend that is in the build but refused the settings.
+pub fn open(backend: &str, settings: &EncoderSettings) -> Result<Opened, EncoderError> {
+    settings.check()?;
+    if backend != "auto" {
+        let encoder = open_one(backend, settings)?;
+        let considered = vec![Considered { backend: encoder.name(), refused: None }];
+        return Ok(Opened { encoder, considered });
+    }
+    let mut considered = Vec::new();
+    for &name in order(settings.codec) {
+        match open_one(name, settings) {
+            Ok(encoder) => {
+                considered.push(Considered { backend: name, refused: None });
+                return Ok(Opened { encoder, considered });
+            }
+            Err(refused) => considered.push(Considered { backend: name, refused: Some(refused) }),
+        }
+    }
+    // A backend that is there but refuses these settings says more than those that are absent.
+    let present = considered.iter().filter_map(|c| c.refused.as_ref());
+    if let Some(error) = present.clone().find(|e| !matches!(e, EncoderError::Unavailable { .. })) {
+        return Err(error.clone());
+    }
+    let reasons: Vec<String> = considered.iter().map(|c| format!("{}: not in this build", c.backend)).collect();
+    Err(EncoderError::Unavailable {
+        backend: format!("auto for {}", settings.codec.name()),
+        reason: reasons.join(", "),
+        cure: "Set encode.codec to h264, which openh264 makes without anything installed".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shm_protocol::error::Recovery;
+    use shm_protocol::frame::{Colour, PixelFormat, Rational, VideoFormat};
+
+    fn settings(codec: Codec, width: u32) -> EncoderSettings {
+        let fps = Rational::new(30, 1).unwrap();
+        let format = VideoFormat::packed(PixelFormat::Nv12, width, 64, fps, Colour::BT709_LIMITED).unwrap();
+        EncoderSettings::live(codec, format, 500)
+    }
+
+    #[test]
+    fn auto_takes_openh264_and_says_why_not_the_others() {
+        let opened = open("auto", &settings(Codec::H264, 64)).unwrap();
+        assert_eq!(opened.encoder.name(), "openh264");
+        let seen: Vec<_> = opened.considered.iter().map(|c| (c.backend, c.refused.is_some())).collect();
+        assert_eq!(seen, [("vpl", true), ("vaapi", true), ("x264", true), ("openh264", false)]);
+        assert!(opened.considered[0].refused.as_ref().unwrap().to_string().contains("not in this build"));
+    }
+
+    #[test]
+    fn no_other_codec_than_the_one_asked_for_is_chosen() {
+        for codec in [Codec::Hevc, Codec::Av1] {
+            let error = open("auto", &settings(codec, 64)).unwrap_err();
+            assert_eq!((error.recovery(), error.exit_code()), (Recovery::Fatal, 69), "{error}");
+            assert!(open("openh264", &settings(codec, 64)).is_err());
+        }
+        assert_eq!(open("auto", &settings(Codec::Null, 64)).unwrap().encoder.codec(), Codec::Null);
+    }
+
+    #[test]
+    fn an_absent_backend_is_fatal_with_a_cure() {
+        for backend in ["vpl", "vaapi", "x264", "x265", "svtav1"] {
+            let error = open(backend, &settings(Codec::H264, 64)).unwrap_err();
+            assert_eq!((error.recovery(), error.exit_code()), (Recovery::Fatal, 69));
+            assert!(error.to_string().contains("Set encode.backend"), "{error}");
+        }
+        let error = open("nvenc", &settings(Codec::H264, 64)).unwrap_err();
+        assert!(error.to_string().contains("auto, vpl, vaapi"), "{error}");
+    }
+
+    #[test]
+    fn auto_tells_the_refusal_of_the_backend_that_is_there() {
+        let error = open("auto", &settings(Codec::H264, 8)).unwrap_err();
+        assert!(error.to_string().contains("from 16x16"), "{error}");
+    }
+}

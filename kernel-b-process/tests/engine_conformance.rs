@@ -226,10 +226,20 @@ fn only_visible_pixels_are_written_and_only_visible_pixels_are_read() {
 #[test]
 fn the_same_frame_gives_the_same_bits_and_no_frame_leaves_a_trace() {
     for_all(|make| {
-        for rotation in [Rotation::None, Rotation::Clockwise90] {
-            let format = packed(PixelFormat::Bgra, 70, 38, Colour::SRGB);
+        let large = (70, 38, Some((52, 64)));
+        // So few rows that all of them are still held in every cache when the next frame comes.
+        let small = (16, 2, None);
+        let shrunk = (16, 16, Some((8, 2)));
+        for ((width, height, size), rotation) in [
+            (large, Rotation::None),
+            (large, Rotation::Clockwise90),
+            (small, Rotation::None),
+            (shrunk, Rotation::None),
+            (shrunk, Rotation::Half180),
+        ] {
+            let format = packed(PixelFormat::Bgra, width, height, Colour::SRGB);
             let (first, second) = (Frame::noise(format, 1), Frame::noise(format, 2));
-            let wish = Wish { size: Some((52, 64)), rotation, ..Wish::default() };
+            let wish = Wish { size, rotation, ..Wish::default() };
             let conversion = planned(&format, &wish);
             let mut engine = make(&conversion);
             let mut outputs = [&first, &second, &first].map(|input| {
@@ -276,6 +286,13 @@ fn odd_crops_keep_chroma_in_its_place() {
             for (x, y) in [(1, 0), (0, 1), (5, 7), (2, 3)] {
                 let crop = Some(Rect { x, y, width: 18, height: 14 });
                 holds(make, &input, &Wish { crop, ..other_format(pixel_format) });
+            }
+        }
+        for pixel_format in PixelFormat::ALL {
+            let input = Frame::noise(packed(pixel_format, 40, 30, own_colour(pixel_format)), 5);
+            for y in [3, 4] {
+                let crop = Some(Rect { x: 0, y, width: 40, height: 20 });
+                holds(make, &input, &Wish { crop, ..Wish::default() });
             }
         }
         let odd = Frame::noise(packed(PixelFormat::Rgb24, 41, 31, Colour::SRGB), 4);

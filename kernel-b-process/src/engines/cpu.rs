@@ -8,6 +8,7 @@ mod resample;
 mod source;
 mod store;
 
+use crate::color::Recipe;
 use crate::engine::{Conversion, Engine};
 use crate::error::EngineError;
 use filter::{Axis, Filter};
@@ -25,6 +26,8 @@ struct Grid {
     resamplers: Vec<Resampler>,
     /// One row of every component, on the positions of this grid.
     rows: [Vec<u16>; COMPONENTS],
+    /// A row of codes of each output component: Y', or Cb and Cr.
+    codes: [Vec<u16>; 2],
 }
 
 impl Grid {
@@ -36,6 +39,12 @@ impl Grid {
             resampler.row(source, pixels, y, &mut self.rows[first..first + count]);
             first += count;
         }
+    }
+
+    /// Computes row `y` of output component `index` (Y', Cb, Cr) from `rows`; the codes go to `codes[slot]`.
+    fn encode(&mut self, recipe: &Recipe, index: usize, y: u32, slot: usize) {
+        let [a, b, c] = &self.rows;
+        store::component(recipe, index, [a, b, c], y, &mut self.codes[slot]);
     }
 }
 
@@ -101,7 +110,7 @@ impl CpuEngine {
             let components: usize = resamplers.iter().map(Resampler::components).sum();
             let mut rows = [const { Vec::new() }; COMPONENTS];
             rows.iter_mut().take(components).for_each(|row| *row = vec![0; width as usize]);
-            Grid { resamplers, rows }
+            Grid { resamplers, rows, codes: [(); 2].map(|()| vec![0; width as usize]) }
         };
         let planar_8_bit = matches!(conversion.input.pixel_format, PixelFormat::Nv12 | PixelFormat::I420);
         let copies_luma = planar_8_bit
@@ -124,8 +133,8 @@ impl CpuEngine {
             return;
         }
         self.luma.fill(&mut self.source, input, y);
-        let [a, b, c] = &self.luma.rows;
-        store::luma(&self.conversion, [a, b, c], y, output.row_mut(0, y));
+        self.luma.encode(&self.conversion.recipe, 0, y, 0);
+        store::plain(self.conversion.output.pixel_format, &self.luma.codes[0], output.row_mut(0, y));
     }
 }
 
@@ -149,8 +158,10 @@ impl Engine for CpuEngine {
             self.luma_row(input, output, 2 * pair);
             self.luma_row(input, output, 2 * pair + 1);
             self.chroma.fill(&mut self.source, input, pair);
-            let [a, b, c] = &self.chroma.rows;
-            store::chroma(&self.conversion, [a, b, c], pair, output.row_mut(1, pair));
+            self.chroma.encode(&self.conversion.recipe, 1, pair, 0);
+            self.chroma.encode(&self.conversion.recipe, 2, pair, 1);
+            let [cb, cr] = &self.chroma.codes;
+            store::interleaved(self.conversion.output.pixel_format, cb, cr, output.row_mut(1, pair));
         }
         Ok(())
     }

@@ -84,12 +84,33 @@ impl Filter {
             output.copy_from_slice(&input[first as usize..first as usize + output.len()]);
             return;
         }
-        for ((out, start), weights) in output.iter_mut().zip(&self.starts).zip(self.weights.chunks_exact(self.taps)) {
-            let window = &input[*start as usize..*start as usize + self.taps];
-            let sum: u32 = window.iter().zip(weights).map(|(s, w)| u32::from(*s) * u32::from(*w)).sum();
-            *out = ((sum + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS) as u16;
+        // The usual numbers of taps are known to the compiler, which unrolls them.
+        match self.taps {
+            2 => self.apply_taps::<2>(input, output),
+            3 => self.apply_taps::<3>(input, output),
+            4 => self.apply_taps::<4>(input, output),
+            _ => {
+                let taps = self.starts.iter().zip(self.weights.chunks_exact(self.taps));
+                for (out, (start, weights)) in output.iter_mut().zip(taps) {
+                    *out = weighted(&input[*start as usize..][..weights.len()], weights);
+                }
+            }
         }
     }
+
+    fn apply_taps<const TAPS: usize>(&self, input: &[u16], output: &mut [u16]) {
+        let taps = self.starts.iter().zip(self.weights.as_chunks::<TAPS>().0);
+        for (out, (start, weights)) in output.iter_mut().zip(taps) {
+            *out = weighted(&input[*start as usize..][..TAPS], weights);
+        }
+    }
+}
+
+/// The weighted mean of a window, rounded.
+#[inline]
+fn weighted(window: &[u16], weights: &[u16]) -> u16 {
+    let sum: u32 = window.iter().zip(weights).map(|(s, w)| u32::from(*s) * u32::from(*w)).sum();
+    ((sum + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS) as u16
 }
 
 /// First input sample and weights of output sample `index`. Whole numbers throughout: one input sample is

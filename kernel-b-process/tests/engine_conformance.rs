@@ -256,6 +256,23 @@ fn the_same_frame_gives_the_same_bits_and_no_frame_leaves_a_trace() {
     });
 }
 
+/// The output is defined to the bit: whoever changes it on purpose changes this number and says so.
+#[test]
+fn noise_through_every_format_gives_the_pinned_bits() {
+    for_all(|make| {
+        // FNV-1a, 64 bit, over the whole output.
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        for pixel_format in PixelFormat::ALL {
+            let input = Frame::noise(packed(pixel_format, 46, 34, own_colour(pixel_format)), 99);
+            for size in [None, Some((28, 50))] {
+                let out = convert(make, &input, &Wish { size, ..other_format(pixel_format) });
+                out.bytes.iter().for_each(|byte| hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+            }
+        }
+        assert_eq!(hash, 0xe936_4bdf_ce9b_11c1, "{hash:#x}");
+    });
+}
+
 #[test]
 fn cropping_first_or_last_gives_the_same_pixels() {
     for_all(|make| {

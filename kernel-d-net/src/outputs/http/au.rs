@@ -83,8 +83,14 @@ impl AuCopy {
     /// Seals the copy as the `sequence`-th that was published.
     pub(super) fn share(mut self, sequence: u32) -> SharedAu {
         self.message[4..8].copy_from_slice(&sequence.to_be_bytes());
-        let AuInfo { frame_id, idr, format, .. } = self.info;
-        SharedAu { message: self.message.freeze(), sequence, frame_id, idr, format }
+        SharedAu {
+            message: self.message.freeze(),
+            sequence,
+            #[cfg(test)]
+            frame_id: self.info.frame_id,
+            idr: self.info.idr,
+            format: self.info.format,
+        }
     }
 }
 
@@ -102,6 +108,7 @@ fn header(info: &AuInfo) -> [u8; HEADER_BYTES] {
 pub(super) struct SharedAu {
     pub(super) message: Bytes,
     pub(super) sequence: u32,
+    #[cfg(test)]
     pub(super) frame_id: u64,
     pub(super) idr: bool,
     pub(super) format: StreamFormat,

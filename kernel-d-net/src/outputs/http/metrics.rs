@@ -27,18 +27,18 @@ fn kernels(out: &mut Text, status: &Value) {
     const COLUMNS: [Column; 8] = [
         ("epoch", "quad_kernel_epoch", "gauge", "Lease epoch: rises with every successor.", 1.0),
         ("restarts", "quad_kernel_restarts_total", "counter", "Restarts since the instance was started.", 1.0),
-        ("cpu_percent", "quad_kernel_cpu_ratio", "gauge", "Share of one CPU core in use.", 0.01),
+        ("cpu_percent", "quad_kernel_cpu_ratio", "gauge", "Share of one CPU core in use.", 100.0),
         ("fps", "quad_kernel_frames_per_second", "gauge", "Frames per second now.", 1.0),
         ("frames", "quad_kernel_frames_total", "counter", "Frames handled.", 1.0),
         ("dropped", "quad_kernel_dropped_frames_total", "counter", "Frames dropped to bound the latency.", 1.0),
         ("errors", "quad_kernel_errors_total", "counter", "Errors.", 1.0),
         ("memory_bytes", "quad_kernel_memory_bytes", "gauge", "Resident memory.", 1.0),
     ];
-    for (key, metric, kind, help, factor) in COLUMNS {
+    for (key, metric, kind, help, divisor) in COLUMNS {
         if kernels.iter().any(|(_, kernel)| kernel[key].is_number()) {
             out.family(metric, kind, help);
             for (name, kernel) in &kernels {
-                out.sample(metric, &[("kernel", name)], kernel[key].as_f64().map(|value| value * factor));
+                out.sample(metric, &[("kernel", name)], kernel[key].as_f64().map(|value| value / divisor));
             }
         }
     }
@@ -60,10 +60,10 @@ fn rings(out: &mut Text, status: &Value) {
 
 fn latencies(out: &mut Text, status: &Value) {
     const QUANTILES: [(&str, &str); 4] = [("p50", "0.5"), ("p95", "0.95"), ("p99", "0.99"), ("max", "1")];
-    const SECONDS: f64 = 1e-6;
+    const US_PER_SECOND: f64 = 1e6;
     let quantiles = |out: &mut Text, metric: &str, stage: &str, figure: &Value| {
         for (key, quantile) in QUANTILES {
-            let seconds = figure[key].as_f64().map(|us| us * SECONDS);
+            let seconds = figure[key].as_f64().map(|us| us / US_PER_SECOND);
             out.sample(metric, &[("stage", stage), ("quantile", quantile)], seconds);
         }
     };
@@ -78,7 +78,7 @@ fn latencies(out: &mut Text, status: &Value) {
             wait => out.sample(
                 "quad_latency_wait_seconds",
                 &[("stage", stage), ("quantile", "0.5")],
-                wait.as_f64().map(|us| us * SECONDS),
+                wait.as_f64().map(|us| us / US_PER_SECOND),
             ),
         }
     }

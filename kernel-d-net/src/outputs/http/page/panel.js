@@ -5,6 +5,7 @@ const LETTER = { capture: "A", process: "B", encode: "C", net: "D" };
 const TITLE = { capture: "Capture", process: "Process", encode: "Encode", net: "Net" };
 const GOOD = new Set(["running"]);
 const BAD = new Set(["dead", "failed", "exited", "stopped", "hung", "crashed"]);
+const NOTABLE_US = 5; // shorter waits would read as 0.00 ms
 const SLOTS_SHOWN = 32; // more would be thinner than a pixel can show
 
 const byId = (id) => document.getElementById(id);
@@ -185,14 +186,15 @@ export class Panel {
       const segment = stack.children[i];
       segment.style.flexGrow = String(part.us);
       segment.title = words[i];
-      segment.textContent = part.us > total * 0.07 ? `${milliseconds(part.us)}` : "";
+      segment.hidden = part.us <= 0;
+      segment.textContent = part.us > total * 0.05 ? `${milliseconds(part.us)}` : "";
     });
     stack.setAttribute("aria-label", words.length ? `Median time per frame: ${words.join(", ")}` : "No latency figures yet");
     byId("legend").replaceChildren(...STAGES.filter((stage) => parts.some((part) => part.stage === stage)).map((stage) => {
       const item = element("li", `tone-${stage}`);
       const of = (wait) => parts.find((part) => part.stage === stage && part.wait === wait)?.us;
       item.append(TITLE[stage], element("b", "", `${milliseconds(of(false))} ms`));
-      if (isNumber(of(true))) item.append(element("span", "note", `waited ${milliseconds(of(true))}`));
+      if (of(true) >= NOTABLE_US) item.append(element("span", "note", `waited ${milliseconds(of(true))}`));
       return item;
     }));
   }

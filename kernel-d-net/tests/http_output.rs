@@ -1,5 +1,7 @@
 //! The HTTP output against real clients on loopback: what strangers may ask, and that viewers never disturb each other.
 
+#![expect(clippy::expect_used, reason = "in a test a failed expectation is the result")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;

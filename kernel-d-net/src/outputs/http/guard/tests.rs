@@ -1,5 +1,8 @@
 use super::*;
 
+/// Header fields, name and value.
+type Fields = &'static [(&'static str, &'static str)];
+
 const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 fn guard(token: Option<&str>) -> Guard {
@@ -70,7 +73,7 @@ fn a_wildcard_listener_serves_the_address_the_connection_came_in_on() {
 
 #[test]
 fn picture_and_numbers_go_only_to_our_own_origin() {
-    let table: [(&[(&str, &str)], bool); 12] = [
+    let table: [(Fields, bool); 12] = [
         (&[], true),
         (&[("origin", "http://localhost:8080")], true),
         (&[("origin", "http://LOCALHOST:8080")], true),
@@ -107,7 +110,7 @@ fn a_default_port_equals_the_one_left_out() {
 fn the_token_is_taken_from_query_or_header() {
     let guard = guard(Some("s3cret & more"));
     let host = ("host", "localhost");
-    let table: [(&str, &[(&str, &str)], bool); 10] = [
+    let table: [(&str, Fields, bool); 10] = [
         ("/ws", &[], false),
         ("/", &[], false),
         ("/watch.js", &[], true),

@@ -5,6 +5,7 @@ const LETTER = { capture: "A", process: "B", encode: "C", net: "D" };
 const TITLE = { capture: "Capture", process: "Process", encode: "Encode", net: "Net" };
 const GOOD = new Set(["running"]);
 const BAD = new Set(["dead", "failed", "exited", "stopped", "hung", "crashed"]);
+const LABEL_PX = 34; // width of a figure such as 12.3
 const NOTABLE_US = 5; // shorter waits would read as 0.00 ms
 const SLOTS_SHOWN = 32; // more would be thinner than a pixel can show
 
@@ -182,12 +183,13 @@ export class Panel {
       this.segments = shape;
     }
     const words = parts.map((part) => `${part.wait ? "waiting for " : ""}${part.stage} ${milliseconds(part.us)} ms`);
+    const width = stack.clientWidth;
     parts.forEach((part, i) => {
       const segment = stack.children[i];
       segment.style.flexGrow = String(part.us);
       segment.title = words[i];
       segment.hidden = part.us <= 0;
-      segment.textContent = part.us > total * 0.05 ? `${milliseconds(part.us)}` : "";
+      segment.textContent = (part.us / total) * width > LABEL_PX ? `${milliseconds(part.us)}` : "";
     });
     stack.setAttribute("aria-label", words.length ? `Median time per frame: ${words.join(", ")}` : "No latency figures yet");
     byId("legend").replaceChildren(...STAGES.filter((stage) => parts.some((part) => part.stage === stage)).map((stage) => {

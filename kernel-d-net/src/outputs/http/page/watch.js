@@ -8,7 +8,7 @@ const HEADER_BYTES = 24;
 const FLAG_IDR = 1;
 const QUEUE_LIMIT = 10; // a sixth of a second at 60 fps: later than that a viewer is better off at the next key frame
 const FIRST_RETRY_MS = 100;
-const LONGEST_RETRY_MS = 1000;
+const LONGEST_RETRY_MS = 700; // leaves 300 ms for connecting and the IDR, so that a picture is back within a second
 const OPEN_TIMEOUT_MS = 2000;
 const SILENCE_MS = 3500; // the status comes every second: three missed mean the connection is dead
 const IDR_REPEAT_MS = 1000;
@@ -32,6 +32,7 @@ const quad = {
 window.quad = quad;
 
 let socket = null;
+let connectedBefore = false;
 let retryMs = FIRST_RETRY_MS;
 let heardAt = 0;
 let decoder = null;
@@ -50,9 +51,10 @@ let sample = { at: performance.now(), bytes: 0, decoded: 0, delays: [] };
 
 function setState(state, text) {
   quad.state = state;
+  document.body.dataset.state = state;
   byId("screen").dataset.state = state;
   const pill = byId("connection");
-  const word = { live: "Live", waiting: "Waiting", connecting: "Connecting", reconnecting: "Reconnecting", failed: "Not possible" }[state];
+  const word = { live: "Live", waiting: "Waiting", connecting: "Connecting", reconnecting: "Reconnecting", failed: "No picture" }[state];
   if (pill.textContent !== word) pill.textContent = word;
   pill.dataset.state = state;
   byId("veil-text").textContent = text ?? "";
@@ -103,6 +105,8 @@ function connect() {
     clearTimeout(timeout);
     heardAt = performance.now();
     quad.connected = true;
+    if (connectedBefore) quad.reconnects += 1;
+    connectedBefore = true;
     bestRoundTrip = Infinity;
     sequence = null;
     loseDecoder();
@@ -133,7 +137,6 @@ function abandon(opened) {
   if (quad.state !== "failed") setState("reconnecting", "Reconnecting…");
   if (!quad.connected) findReason();
   quad.connected = false;
-  quad.reconnects += 1;
   setTimeout(connect, retryMs);
   retryMs = Math.min(retryMs * 2, LONGEST_RETRY_MS);
 }
@@ -339,5 +342,21 @@ document.addEventListener("keydown", (event) => {
 });
 document.addEventListener("visibilitychange", () => { if (!document.hidden && pending) schedule(); });
 
-if (typeof VideoDecoder === "undefined") explainMissingWebCodecs();
-connect();
+// Without a decoder the numbers are still worth showing, and the picture is not worth sending.
+async function pollStatus() {
+  try {
+    const response = await fetch(address("api/status"), { cache: "no-store" });
+    quad.status = await response.json();
+    panel.show(quad.status);
+  } catch {
+    // Not reachable, or no JSON: the next attempt follows in a second.
+  }
+}
+
+if (typeof VideoDecoder === "undefined") {
+  explainMissingWebCodecs();
+  pollStatus();
+  setInterval(pollStatus, 1000);
+} else {
+  connect();
+}

@@ -1,1 +1,3 @@
 //! Kernel D: sends access units to viewers.
+
+pub mod outputs;

@@ -1,0 +1,3 @@
+//! Where access units go.
+
+pub mod http;

@@ -1,4 +1,4 @@
 //! The sources this build has.
 
-//pub mod file;
+pub mod file;
 pub mod pattern;

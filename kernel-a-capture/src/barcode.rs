@@ -216,8 +216,8 @@ mod tests {
 
     #[test]
     fn the_row_is_laid_out_as_specified() {
-        assert_eq!(encode(0), 0xA5_0000_0000_0000_FF);
-        assert_eq!(encode(0x0102_0304_0506), 0xA5_0102_0304_0506_00 | (0xFF ^ 1 ^ 2 ^ 3 ^ 4 ^ 5 ^ 6));
+        assert_eq!(encode(0), 0xA500_0000_0000_00FF);
+        assert_eq!(encode(0x0102_0304_0506), 0xA501_0203_0405_0600 | (0xFF ^ 1 ^ 2 ^ 3 ^ 4 ^ 5 ^ 6));
         let (format, bytes) = burned(PixelFormat::Nv12, 1280, 720);
         // 0xA5 = 1010 0101 in blocks of 20 pixels; chroma neutral over 40 luma rows, untouched below.
         let levels: Vec<u8> = (0..8).map(|block| bytes[10 * 1280 + block * 20 + 10]).collect();

@@ -122,4 +122,6 @@ pub fn open(path: &str, options: &FileOptions<'_>, stop: &AtomicBool) -> Result<
 }
 
 #[cfg(test)]
+mod pipe_tests;
+#[cfg(test)]
 mod tests;

@@ -138,7 +138,7 @@ impl FileSource {
         };
         let step = line_bytes + self.payload_bytes;
         let frames_bytes = self.file_bytes - self.first_offset;
-        if frames_bytes % step == 0 {
+        if frames_bytes.is_multiple_of(step) {
             let frames = frames_bytes / step;
             let frame = if self.looped { position % frames } else { position.min(frames) };
             let offset = self.first_offset + frame * step;

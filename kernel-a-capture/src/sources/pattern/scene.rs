@@ -71,7 +71,7 @@ impl Scene {
     pub(super) fn text_lines(&self) -> (Line, Line) {
         let cell = 8 * self.text_scale;
         let x = cell / 2;
-        let columns = if cell == 0 { 0 } else { (self.format.width.saturating_sub(x) / cell) as usize };
+        let columns = self.format.width.saturating_sub(x).checked_div(cell).unwrap_or(0) as usize;
         let line = |y| Line { x, y, scale: self.text_scale, columns: columns.min(COLUMNS) };
         let first = self.text_top + cell / 2;
         (line(first), line(first + cell + cell / 2))

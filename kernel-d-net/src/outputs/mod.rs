@@ -1,0 +1,3 @@
+//! Where access units go: one module per kind of viewer.
+
+pub mod rtp;

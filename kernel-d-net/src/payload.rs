@@ -230,3 +230,9 @@ impl PacketPlan {
         self.close_packet(first);
     }
 }
+
+/// A piece without prefix, for tests of other modules.
+#[cfg(test)]
+pub fn test_piece(offset: u32, len: u32) -> Piece {
+    Piece::new(&[], offset, len)
+}

@@ -4,6 +4,8 @@
 //! them to the system without copying the payload in user space.
 
 pub mod batch;
+#[cfg(test)]
+pub mod conformance;
 pub mod udp;
 
 use shm_protocol::error::Recovery;

@@ -36,6 +36,8 @@ const FU_END: u8 = 0x40;
 const FU_HEADER_BYTES: u32 = 2;
 /// STAP-A NAL header.
 const STAP_HEADER_BYTES: u32 = 1;
+/// NAL units one STAP-A takes at the most: each needs two entries of a gather list, of which the system takes 1024.
+const MAX_STAP_NALS: usize = 16;
 /// NALU size field of a STAP-A.
 const STAP_SIZE_BYTES: u32 = 2;
 
@@ -140,7 +142,7 @@ fn keep(au: &AuView<'_>, nal: (u32, u32), plan: &mut PacketPlan) -> bool {
 fn aggregation_run(au: &AuView<'_>, nals: &[(u32, u32)], size: PayloadSize) -> usize {
     let mut bytes = u64::from(STAP_HEADER_BYTES);
     let mut count = 0;
-    for &(offset, len) in nals {
+    for &(offset, len) in nals.iter().take(MAX_STAP_NALS) {
         let kind = au.byte(offset).unwrap_or(0) & TYPE_MASK;
         let parameters = matches!(
             kind,

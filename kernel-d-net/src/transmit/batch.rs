@@ -1,5 +1,7 @@
 //! Packets on their way out: which bytes of ours and of the access unit make up each.
 
+#![expect(unsafe_code, reason = "declares that a raw pointer may change threads")]
+
 use std::marker::PhantomData;
 
 use crate::{
@@ -32,6 +34,9 @@ pub enum Part {
         len: usize,
     },
 }
+
+// SAFETY: an address and a length; nothing is read through it here. Whoever reads through it proves that itself.
+unsafe impl Send for Part {}
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {

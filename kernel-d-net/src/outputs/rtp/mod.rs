@@ -1,4 +1,7 @@
-//! RTP: an RTP/AVPF stream over UDP whose sequence numbers, timestamps and SSRC go on across restarts.
+//! RTP: a stream over UDP whose sequence numbers, timestamps and SSRC go on across restarts.
 
 pub mod error;
+pub mod feedback;
+pub mod pacer;
+pub mod sdp;
 pub mod session;

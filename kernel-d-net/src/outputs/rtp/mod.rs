@@ -3,5 +3,6 @@
 pub mod error;
 pub mod feedback;
 pub mod pacer;
+pub mod rtcp;
 pub mod sdp;
 pub mod session;

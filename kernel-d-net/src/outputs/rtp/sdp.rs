@@ -29,6 +29,8 @@ pub struct SdpDescription<'a> {
     pub bitrate_kbps: Option<u32>,
     /// Sequence and picture parameter set (NAL units without start code), when known.
     pub parameter_sets: Option<(&'a [u8], &'a [u8])>,
+    /// Offer RTP/AVPF with PLI and FIR (RFC 4585, RFC 5104); plain RTP/AVP otherwise, which every player takes.
+    pub feedback: bool,
     /// SSRC and CNAME (RFC 5576).
     pub source: Option<(u32, &'a str)>,
 }
@@ -48,7 +50,8 @@ impl SdpDescription<'_> {
         let ttl = if ip.is_ipv4() && ip.is_multicast() { format!("/{}", self.ttl) } else { String::new() };
         lines.push(format!("c=IN {} {ip}{ttl}", family(ip)));
         lines.push("t=0 0".to_owned());
-        lines.push(format!("m=video {} RTP/AVPF {}", self.destination.port(), self.payload_type));
+        let profile = if self.feedback { "RTP/AVPF" } else { "RTP/AVP" };
+        lines.push(format!("m=video {} {profile} {}", self.destination.port(), self.payload_type));
         if let Some(kbps) = self.bitrate_kbps {
             lines.push(format!("b=AS:{kbps}"));
         }
@@ -59,8 +62,10 @@ impl SdpDescription<'_> {
             lines.push(format!("a=framerate:{}", rate.trim_end_matches('0').trim_end_matches('.')));
         }
         lines.push(format!("a=rtcp:{}", self.rtcp_port)); // RFC 3605
-        for feedback in ["nack pli", "ccm fir"] {
-            lines.push(format!("a=rtcp-fb:{} {feedback}", self.payload_type)); // RFC 4585, RFC 5104
+        if self.feedback {
+            for feedback in ["nack pli", "ccm fir"] {
+                lines.push(format!("a=rtcp-fb:{} {feedback}", self.payload_type));
+            }
         }
         if let Some((ssrc, cname)) = self.source {
             lines.push(format!("a=ssrc:{ssrc} cname:{cname}"));
@@ -126,6 +131,7 @@ mod tests {
             fps: Rational::new(60_000, 1001),
             bitrate_kbps: Some(8000),
             parameter_sets: Some((&[0x67, 0x42, 0xc0, 0x1f, 0xaa], &[0x68, 0xce])),
+            feedback: false,
             source: Some((9, "abc")),
         }
     }
@@ -133,11 +139,19 @@ mod tests {
     #[test]
     fn unicast_h264_in_full() {
         let expected = "v=0\r\no=- 7 1 IN IP4 127.0.0.1\r\ns=quad default\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n\
-            m=video 5004 RTP/AVPF 96\r\nb=AS:8000\r\na=rtpmap:96 H264/90000\r\n\
+            m=video 5004 RTP/AVP 96\r\nb=AS:8000\r\na=rtpmap:96 H264/90000\r\n\
             a=fmtp:96 packetization-mode=1;profile-level-id=42C01F;sprop-parameter-sets=Z0LAH6o=,aM4=\r\n\
-            a=framerate:59.94\r\na=rtcp:5005\r\na=rtcp-fb:96 nack pli\r\na=rtcp-fb:96 ccm fir\r\n\
+            a=framerate:59.94\r\na=rtcp:5005\r\n\
             a=ssrc:9 cname:abc\r\na=recvonly\r\n";
         assert_eq!(description("192.0.2.1:5004").text(), expected);
+    }
+
+    #[test]
+    fn feedback_is_offered_with_its_profile() {
+        let text = SdpDescription { feedback: true, ..description("192.0.2.1:5004") }.text();
+        for line in ["m=video 5004 RTP/AVPF 96", "a=rtcp-fb:96 nack pli", "a=rtcp-fb:96 ccm fir"] {
+            assert!(text.contains(line), "{line}");
+        }
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Packets on their way out: which bytes of ours and of the access unit make up each.
 
-#![expect(unsafe_code, reason = "declares that a raw pointer may change threads")]
+#![expect(
+    unsafe_code,
+    reason = "raw pointers into shared memory: they change threads with the batch and are copied from"
+)]
 
 use std::marker::PhantomData;
 
@@ -140,6 +143,22 @@ impl Batch<'_, '_> {
     /// The bytes of an [`Part::Own`].
     pub fn own(&self, index: usize, len: usize) -> &[u8] {
         &self.buffer.own[index][..len]
+    }
+
+    /// Appends a copy of packet `index`, for transmits that need it in one piece.
+    pub fn copy_packet(&self, index: usize, to: &mut Vec<u8>) {
+        for part in self.parts(index) {
+            match *part {
+                Part::Own { index, len } => to.extend_from_slice(self.own(index, len)),
+                Part::Au { ptr, len } => {
+                    let at = to.len();
+                    to.resize(at + len, 0);
+                    // SAFETY: `part` of the view gave ptr..ptr+len, readable for 'a, which outlives this batch; the
+                    // target is the `len` bytes just added to a vector of ours.
+                    unsafe { std::ptr::copy_nonoverlapping(ptr, to.as_mut_ptr().add(at), len) };
+                }
+            }
+        }
     }
 
     /// Takes the first `packets` packets out: they are dealt with.

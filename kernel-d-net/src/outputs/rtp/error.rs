@@ -49,6 +49,14 @@ pub enum RtpError {
     /// The session cannot be used.
     #[error("The session of the RTP stream cannot be used")]
     Session(#[from] SessionError),
+    /// Not the access unit that was begun.
+    #[error("Access unit {given:?} was given while {begun:?} is being sent; finish one before the next")]
+    OtherAccessUnit {
+        /// Key given.
+        given: (u64, u64),
+        /// Key in hand; `None` when none is.
+        begun: Option<(u64, u64)>,
+    },
     /// The socket cannot be used.
     #[error("The RTP stream has no way out")]
     Transmit(#[from] TransmitError),
@@ -61,6 +69,7 @@ impl RtpError {
             RtpError::Payload(error) => error.recovery(),
             RtpError::Session(error) => error.recovery(),
             RtpError::Transmit(error) => error.recovery(),
+            RtpError::OtherAccessUnit { .. } => Recovery::Restart,
         }
     }
 }

@@ -91,6 +91,14 @@ pub enum TransmitError {
     /// No socket could be made.
     #[error("No UDP socket could be made")]
     Socket(#[source] std::io::Error),
+    /// Sockets of one address family cannot send to the other.
+    #[error("The stream goes to {from} and cannot change to {to}, an address of another family, without a restart")]
+    AddressFamily {
+        /// Destination so far.
+        from: std::net::SocketAddr,
+        /// Destination asked for.
+        to: std::net::SocketAddr,
+    },
     /// An interface that does not exist.
     #[error("Network interface {0:?} does not exist on this machine")]
     Interface(String),
@@ -111,7 +119,7 @@ impl TransmitError {
     pub fn recovery(&self) -> Recovery {
         match self {
             TransmitError::Bind { .. } | TransmitError::PortPair { .. } => Recovery::Retry,
-            TransmitError::Socket(_) => Recovery::Restart,
+            TransmitError::Socket(_) | TransmitError::AddressFamily { .. } => Recovery::Restart,
             TransmitError::Option { .. } | TransmitError::Interface(_) | TransmitError::Setting { .. } => {
                 Recovery::Fatal
             }

@@ -1,5 +1,6 @@
 //! A real H.264 stream through the RTP sender over the loopback into FFmpeg, which decodes it. In the middle the
 //! sender is dropped and another one goes on with its session; what is decoded must not show it.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use std::{
     io::Read,

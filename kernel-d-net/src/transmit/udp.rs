@@ -83,6 +83,11 @@ impl RtcpSocket {
         self.port
     }
 
+    /// Reports go to the port above this RTP destination from now on; of the same address family.
+    pub fn set_rtp_destination(&mut self, rtp: SocketAddr) {
+        self.destination = rtcp_destination(rtp);
+    }
+
     /// Sends one compound packet. Whether it leaves is the network's affair: RTCP is repeated anyway.
     pub fn send(&self, packet: &[u8]) -> bool {
         self.socket.send_to(packet, self.destination).is_ok()
@@ -103,7 +108,7 @@ impl RtcpSocket {
 #[derive(Debug)]
 pub struct UdpTransmit {
     socket: UdpSocket,
-    destination: SocketAddr,
+    config: UdpConfig,
     port: u16,
     connected: bool,
     unreachable: bool,
@@ -132,12 +137,11 @@ pub fn open_pair(config: &UdpConfig) -> Result<(UdpTransmit, RtcpSocket), Transm
         socket.set_nonblocking(true).map_err(TransmitError::Socket)?;
         options::apply(socket.as_fd(), config)?;
     }
-    let mut rtcp_destination = config.destination;
-    rtcp_destination.set_port(config.destination.port().wrapping_add(1));
+    let rtcp_destination = rtcp_destination(config.destination);
     let transmit = UdpTransmit {
         port: port_of(&rtp)?,
         socket: rtp,
-        destination: config.destination,
+        config: config.clone(),
         connected: false,
         unreachable: false,
         path: config.path,
@@ -148,13 +152,22 @@ pub fn open_pair(config: &UdpConfig) -> Result<(UdpTransmit, RtcpSocket), Transm
     Ok((transmit, rtcp))
 }
 
+/// RTCP goes to the port above RTP's (RFC 3550 section 11).
+fn rtcp_destination(mut rtp: SocketAddr) -> SocketAddr {
+    rtp.set_port(rtp.port().wrapping_add(1));
+    rtp
+}
+
 fn bind_pair(any: IpAddr) -> Result<(UdpSocket, UdpSocket), TransmitError> {
     for _ in 0..PORT_PAIR_ATTEMPTS {
         let first = UdpSocket::bind((any, 0)).map_err(TransmitError::Socket)?;
         let port = first.local_addr().map_err(TransmitError::Socket)?.port();
-        // RTP is even and RTCP the odd port above it (RFC 3550 section 11).
-        if let Ok(second) = UdpSocket::bind((any, port ^ 1)) {
-            return Ok(if port % 2 == 0 { (first, second) } else { (second, first) });
+        drop(first);
+        // RTP is even and RTCP the odd port above it (RFC 3550 section 11). Both are bound by number: a socket that
+        // was given any port would lose it on a change of destination.
+        let rtp = port & !1;
+        if let (Ok(rtp), Ok(rtcp)) = (UdpSocket::bind((any, rtp)), UdpSocket::bind((any, rtp + 1))) {
+            return Ok((rtp, rtcp));
         }
     }
     Err(TransmitError::PortPair { attempts: PORT_PAIR_ATTEMPTS })
@@ -182,18 +195,31 @@ impl UdpTransmit {
 
     /// Where the packets go.
     pub fn destination(&self) -> SocketAddr {
-        self.destination
+        self.config.destination
     }
 
-    /// Sends to another address of the same family from now on (RTP only; the RTCP socket has its own).
-    pub fn set_destination(&mut self, destination: SocketAddr) {
-        self.destination = destination;
+    /// Sends to another address from now on (RTP only; the RTCP socket has its own).
+    ///
+    /// # Errors
+    /// [`TransmitError::AddressFamily`], or an option that the new destination needs and does not get; then everything
+    /// stays as it was.
+    pub fn set_destination(&mut self, destination: SocketAddr) -> Result<(), TransmitError> {
+        let from = self.config.destination;
+        if from.is_ipv4() != destination.is_ipv4() {
+            return Err(TransmitError::AddressFamily { from, to: destination });
+        }
+        let config = UdpConfig { destination, ..self.config.clone() };
+        options::apply(self.socket.as_fd(), &config)?;
+        // The source address chosen for the old destination may not reach the new one.
+        options::disconnect(self.socket.as_fd()).map_err(TransmitError::Socket)?;
+        self.config = config;
         self.connected = false;
+        Ok(())
     }
 
     fn connect(&mut self) -> bool {
         if !self.connected {
-            match self.socket.connect(self.destination) {
+            match self.socket.connect(self.config.destination) {
                 Ok(()) => self.connected = true,
                 Err(error) => self.note_unreachable(&error),
             }
@@ -206,14 +232,14 @@ impl UdpTransmit {
         self.stats.unreachable += 1;
         if !self.unreachable {
             self.unreachable = true;
-            warn!(destination = %self.destination, %error, "The RTP destination cannot be reached; the stream goes on and packets are dropped until it can be");
+            warn!(destination = %self.config.destination, %error, "The RTP destination cannot be reached; the stream goes on and packets are dropped until it can be");
         }
     }
 
     fn note_sent(&mut self) {
         if self.unreachable {
             self.unreachable = false;
-            info!(destination = %self.destination, dropped = self.stats.drops, "The RTP destination can be reached again");
+            info!(destination = %self.config.destination, dropped = self.stats.drops, "The RTP destination can be reached again");
         }
     }
 

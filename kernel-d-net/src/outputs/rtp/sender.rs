@@ -3,13 +3,18 @@
 //! The sender never waits by itself. [`RtpSender::step`] says when to come again; [`RtpSender::send`] drives it with a
 //! [`Clock`].
 
+use std::net::SocketAddr;
+
 use shm_protocol::frame::Codec;
 use tracing::{info, warn};
 
 use crate::{
     au::AuView,
     payload::{PacketPlan, PayloadSize, RTP_HEADER_BYTES},
-    transmit::{BatchBuffer, MAX_BATCH_PACKETS, Transmit, udp::RtcpSocket},
+    transmit::{
+        BatchBuffer, MAX_BATCH_PACKETS, Transmit,
+        udp::{RtcpSocket, UdpTransmit},
+    },
 };
 
 use super::{
@@ -396,6 +401,22 @@ impl<W: Words, T: Transmit> RtpSender<W, T> {
     /// NAL units left out because RTP has other uses for their types.
     pub fn invalid_nals(&self) -> u64 {
         self.invalid_nals
+    }
+}
+
+impl<W: Words> RtpSender<W, UdpTransmit> {
+    /// Sends to another address of the same family from now on, within the same stream, and asks for an IDR: whoever
+    /// listens there has seen nothing yet.
+    ///
+    /// # Errors
+    /// As [`UdpTransmit::set_destination`].
+    pub fn set_destination(&mut self, destination: SocketAddr) -> Result<(), RtpError> {
+        self.transmit.set_destination(destination)?;
+        if let Some(socket) = &mut self.rtcp_socket {
+            socket.set_rtp_destination(destination);
+        }
+        self.gate.request(KeyframeReason::Joined);
+        Ok(())
     }
 }
 

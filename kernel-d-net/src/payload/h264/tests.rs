@@ -98,7 +98,7 @@ fn delimiter_goes_parameter_sets_aggregate_slice_is_single() {
 fn long_nal_becomes_equal_fragments_and_a_rest() {
     let mut nal = vec![0x41];
     nal.extend((0..150u8).map(|i| i | 1));
-    let (packets, _) = payloads(&annex_b(&[nal.clone()], false), 64);
+    let (packets, _) = payloads(&annex_b(std::slice::from_ref(&nal), false), 64);
     let lens: Vec<usize> = packets.iter().map(Vec::len).collect();
     assert_eq!(lens, [64, 64, 28]); // 62 + 62 + 26 of 150 bytes
     assert_eq!(packets[0][..2], [0x5c, 0x81]);
@@ -111,7 +111,7 @@ fn long_nal_becomes_equal_fragments_and_a_rest() {
 fn size_limit_is_single_one_more_byte_is_two_fragments() {
     let fits = vec![0x41; 64];
     let over = vec![0x41; 65];
-    assert_eq!(payloads(&annex_b(&[fits.clone()], true), 64).0, [fits]);
+    assert_eq!(payloads(&annex_b(std::slice::from_ref(&fits), true), 64).0, [fits]);
     let (packets, _) = payloads(&annex_b(&[over], true), 64);
     assert_eq!(packets.iter().map(Vec::len).collect::<Vec<_>>(), [64, 4]);
 }

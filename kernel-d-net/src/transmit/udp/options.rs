@@ -83,6 +83,15 @@ pub(super) fn set_int(
     })
 }
 
+/// Forgets the peer, and the source address chosen for it; the port bound by number stays.
+pub(super) fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    // SAFETY: `nobody` is a live sockaddr of the length given, which the call only reads.
+    let result =
+        unsafe { libc::connect(fd.as_raw_fd(), &raw const nobody, size_of::<libc::sockaddr>() as libc::socklen_t) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn set<T: Copy>(fd: BorrowedFd<'_>, level: i32, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: `value` is a live reference to a plain structure of the size given, which the call only reads.
     let result = unsafe {

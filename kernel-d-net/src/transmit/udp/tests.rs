@@ -64,7 +64,7 @@ fn an_unreachable_destination_drops_and_the_stream_goes_on() {
     let stats = transmit.stats();
     assert_eq!((stats.packets, stats.drops, stats.unreachable), (0, 10, 1));
     let receiver = conformance::receiver();
-    transmit.set_destination(receiver.local_addr().unwrap());
+    transmit.set_destination(receiver.local_addr().unwrap()).unwrap();
     conformance::send_and_check(&mut transmit, &receiver, &[500; 10]);
     assert_eq!(transmit.stats().drops, 10);
 }
@@ -82,6 +82,20 @@ fn ports_come_in_pairs_and_are_bound_again_by_a_successor() {
     let (successor, _rtcp) = open_pair(&again).unwrap();
     holder.join().unwrap();
     assert_eq!(Some(successor.port()), again.source_ports.map(|p| p.0));
+}
+
+#[test]
+fn a_change_of_destination_keeps_the_port_and_drops_the_old_source_address() {
+    let (mut transmit, old) = pair(SendPath::Gso);
+    conformance::send_and_check(&mut transmit, &old, &[500; 10]);
+    assert_eq!(transmit.socket.local_addr().unwrap(), ([127, 0, 0, 1], transmit.port()).into());
+    let new = conformance::receiver();
+    transmit.set_destination(new.local_addr().unwrap()).unwrap();
+    assert_eq!(transmit.socket.local_addr().unwrap(), ([0, 0, 0, 0], transmit.port()).into());
+    conformance::send_and_check(&mut transmit, &new, &[500; 10]);
+    let other_family = transmit.set_destination("[::1]:5004".parse().unwrap());
+    assert!(matches!(other_family, Err(TransmitError::AddressFamily { .. })));
+    conformance::send_and_check(&mut transmit, &new, &[500; 10]);
 }
 
 #[test]

@@ -15,16 +15,17 @@ use kernel_d_net::{
     au::AuView,
     outputs::rtp::{
         clock::{Clock, MonotonicClock},
+        open::{NewStream, open_stream},
         pacer::PacerConfig,
         rtcp::REPORT_INTERVAL_NS,
         sdp::SdpDescription,
         sender::{AccessUnit, RtpSender, SendEnd, SenderConfig, Step},
-        session::{Constants, Resume, SESSION_WORDS, Session},
+        session::{Resume, SESSION_WORDS},
     },
     payload::PayloadSize,
     transmit::{
         Transmit,
-        udp::{UdpConfig, UdpTransmit, open_pair},
+        udp::{UdpConfig, UdpTransmit},
     },
 };
 use shm_protocol::frame::{Codec, Rational};
@@ -86,24 +87,15 @@ fn hashes(framemd5: &str) -> Vec<String> {
     frames.filter_map(|line| line.rsplit(',').next()).map(|hash| hash.trim().to_owned()).collect()
 }
 
-fn open<'a>(words: Words<'a>, to: SocketAddr) -> RtpSender<Words<'a>, UdpTransmit> {
-    // A successor takes its ports from the session it finds.
-    let probe = Session::create_or_resume(words, constants(2, 3), 1200);
-    let (session, resume) = probe.unwrap();
-    let ports = (session.constants().source_port, session.constants().rtcp_port);
-    let config = UdpConfig { source_ports: Some(ports), ..UdpConfig::to(to) };
-    let (transmit, rtcp) = open_pair(&config).unwrap();
+fn open<'a>(words: Words<'a>, to: SocketAddr) -> (RtpSender<Words<'a>, UdpTransmit>, Resume) {
     let config = SenderConfig {
         payload_size: PayloadSize::DEFAULT,
         pacer: PacerConfig::new(true, 8000, 1_000_000_000 / FPS),
         report_interval_ns: REPORT_INTERVAL_NS,
         keyframe_interval_ns: 500_000_000,
     };
-    RtpSender::new(session, resume, transmit, Some(rtcp), &config, MonotonicClock.now_ns())
-}
-
-fn constants(source_port: u16, rtcp_port: u16) -> Constants {
-    Constants::random(96, source_port, rtcp_port, 0).unwrap()
+    let new = NewStream { payload_type: 96, real_minus_monotonic_ns: 0 };
+    open_stream(words, new, &UdpConfig::to(to), &config, MonotonicClock.now_ns()).unwrap()
 }
 
 #[test]
@@ -122,10 +114,8 @@ fn ffmpeg_decodes_every_frame_although_the_sender_is_replaced() {
 
     let memory: Vec<AtomicU64> = (0..SESSION_WORDS).map(|_| AtomicU64::new(0)).collect();
     let to = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let source = free_port();
-    let created = Session::create_or_resume(&memory[..], constants(source, source + 1), 1200).unwrap();
-    assert_eq!(created.1, Resume::Created);
-    let mut sender = open(&memory, to);
+    let (mut sender, how) = open(&memory, to);
+    assert_eq!(how, Resume::Created);
 
     let sdp = folder.path().join("stream.sdp");
     let identity = sender.session().constants().clone();
@@ -167,7 +157,9 @@ fn ffmpeg_decodes_every_frame_although_the_sender_is_replaced() {
             sender.begin(&au, clock.now_ns()).unwrap();
             assert_eq!(sender.step(&au, clock.now_ns()).unwrap(), Step::Sent, "more than one batch");
             drop(sender);
-            sender = open(&memory, to);
+            let (successor, how) = open(&memory, to);
+            assert_eq!((how, successor.session().constants()), (Resume::Resumed, &identity));
+            sender = successor;
         }
         let end = sender.send(&au, &mut clock).unwrap();
         assert!(matches!(end, SendEnd::Done(sent) if sent.dropped == 0), "{end:?}");

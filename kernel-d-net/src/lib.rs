@@ -1,3 +1,6 @@
 //! Kernel D: sends access units to viewers.
 
+pub mod au;
 pub mod outputs;
+pub mod payload;
+pub mod transmit;

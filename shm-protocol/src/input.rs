@@ -100,7 +100,7 @@ impl Consumer {
         entry[role_word::BRIDGING_SINCE_NS].store(monotonic_ns(), Ordering::Relaxed);
         // SYNC: role-active (release side)
         control.active_mask.word.fetch_or(1 << role, Ordering::Release);
-        let core = ConsumerCore { control, guard: lease.guard(), role, last_seq: 0, fuse: Fuse::default() };
+        let core = ConsumerCore::new(control, lease.guard(), role, Fuse::default());
         // R4: whoever waits for this role to give something up looks again.
         core.control.rel_bell.ring_unconditionally();
         Ok(Consumer {
@@ -154,8 +154,8 @@ impl Consumer {
         self.core.release(taken.at).map(|_| ())
     }
 
-    pub(crate) fn release_slot(&mut self, at: SlotRef) -> Result<(), RingError> {
-        self.core.release(at).map(|_| ())
+    pub(crate) fn core_mut(&mut self) -> &mut ConsumerCore {
+        &mut self.core
     }
 
     /// The format of a frame, decoded once for each change.
@@ -260,7 +260,8 @@ impl Consumer {
         }
         let bell = &self.core.control.pub_bell;
         let heard = bell.listen();
-        let room = also.map(|producer| (producer.rel_bell(), producer.rel_bell().listen()));
+        // Not listened to only now: a slot may have been freed since the caller looked at its output.
+        let room = also.map(Producer::releases_heard);
         if self.has_next() {
             return;
         }

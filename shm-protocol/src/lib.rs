@@ -27,6 +27,7 @@ pub mod observe;
 pub mod output;
 #[cfg(not(loom))]
 pub mod pixels;
+pub(crate) mod planted;
 #[cfg(not(loom))]
 pub mod pool;
 pub mod ring;

@@ -20,8 +20,8 @@ use crate::lease::{Lease, LeaseTable};
 use crate::pool::{Pool, PoolDirectory};
 use crate::ring::recovery::Recovered;
 use crate::ring::{ProducerCore, RingError, SlotRef};
-use crate::slot::{Key, MAX_ROLES, SlotWord};
-use crate::sync::{AtomicU64, Ordering};
+use crate::slot::{Key, MAX_ROLES};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// A claimed slot, to be published or aborted.
@@ -48,6 +48,8 @@ pub struct Producer {
     pool: Option<Arc<Pool>>,
     directory: Arc<PoolDirectory>,
     format: Option<(u16, StreamFormat)>,
+    /// The bell of freed slots when this process looked at its slots last.
+    heard: AtomicU32,
 }
 
 impl Producer {
@@ -65,7 +67,7 @@ impl Producer {
         let instance = lease.table().instance().to_owned();
         let ring_uid = lease.index() as u32 + 1;
         let control = create_or_adopt(&instance, spec, u64::from(ring_uid))?;
-        let mut core = ProducerCore { control, guard: lease.guard(), fuse: Fuse::default() };
+        let mut core = ProducerCore::new(control, lease.guard(), Fuse::default());
         let recovered = core.recover(|_| false)?;
         let mut producer = Producer {
             core,
@@ -76,6 +78,7 @@ impl Producer {
             pool: None,
             directory: Arc::clone(directory),
             format: None,
+            heard: AtomicU32::new(0),
         };
         producer.declare_roles()?;
         let line = &producer.core.control.producer;
@@ -218,9 +221,15 @@ impl Producer {
         encode_head(&head, &mut words);
         encode_details(details, &mut words);
         const ALL_LINES: usize = SLOT_WORDS / 8;
-        self.count(&head, details);
+        if head.has(flag::IDR) {
+            // Before the publication: whatever dies here, no successor gives two adjacent IDRs one number.
+            add_one(&self.core.control.producer.idr_count);
+        }
         let waiting = self.roles_awaiting_idr(&head);
-        self.core.publish(claim.at, head.key, &words, ALL_LINES, waiting)
+        let seen = self.core.publish(claim.at, head.key, &words, ALL_LINES, waiting)?;
+        let line = &self.core.control.producer;
+        add_one(if head.has(flag::TOMBSTONE) { &line.tombstones } else { &line.published });
+        Ok(seen)
     }
 
     /// Publishes only the head line: what a hand-off costs when nothing else is to be told.
@@ -231,16 +240,6 @@ impl Producer {
         let mut words = [0u64; SLOT_WORDS];
         encode_head(head, &mut words);
         self.core.publish(claim.at, head.key, &words, 1, 0)
-    }
-
-    fn count(&self, head: &FrameHead, details: &FrameDetails) {
-        let line = &self.core.control.producer;
-        let add = |word: &AtomicU64| word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        add(if head.has(flag::TOMBSTONE) { &line.tombstones } else { &line.published });
-        if head.has(flag::IDR) {
-            add(&line.idr_count);
-        }
-        line.source_position.store(details.source_position, Ordering::Relaxed);
     }
 
     /// Gives a claimed slot back.
@@ -271,19 +270,8 @@ impl Producer {
         (0..self.slots()).filter(|slot| self.core.control.load_state(*slot).is_ready()).count()
     }
 
-    /// Whether slot `at` still is what was published there.
-    pub(crate) fn is_outstanding(&self, at: SlotRef) -> bool {
-        let word = self.core.control.load_state(at.slot);
-        word.is_ready() && word.seq_low() == at.seq as u32
-    }
-
-    /// The own slot that refers to an input slot, if one does.
-    pub(crate) fn referrer(&self, reference: u64) -> Option<SlotRef> {
-        (0..self.slots()).find_map(|slot| {
-            let word: SlotWord = self.core.control.load_state(slot);
-            let refers = self.core.control.word(slot, slot_word::REFERENCE) == reference;
-            (word.is_ready() && refers).then(|| SlotRef { slot, seq: self.core.control.seq(slot) })
-        })
+    pub(crate) fn core(&self) -> &ProducerCore {
+        &self.core
     }
 
     /// Bytes kept for a successor (a Y4M header); at most 512.
@@ -307,8 +295,17 @@ impl Producer {
         bytes
     }
 
-    pub(crate) fn rel_bell(&self) -> &crate::layout::Bell {
-        &self.core.control.rel_bell
+    /// Notes how far the bell of freed slots has rung, before a look at the slots. Every note is followed
+    /// by a look, so what rings after the note is news.
+    pub(crate) fn note_releases(&self) {
+        self.heard.store(self.core.control.rel_bell.listen().0, Ordering::Relaxed);
+    }
+
+    /// The bell of freed slots as it was noted last. It is noted anew here: the caller looks when its wait
+    /// ends.
+    pub(crate) fn releases_heard(&self) -> (&crate::layout::Bell, crate::futex::Heard) {
+        let bell = &self.core.control.rel_bell;
+        (bell, crate::futex::Heard(self.heard.swap(bell.listen().0, Ordering::Relaxed)))
     }
 
     /// Whether the ring carries pixels.
@@ -320,6 +317,11 @@ impl Producer {
     pub fn requests(&self) -> crate::control::Requests<'_> {
         crate::control::Requests::new(&self.core.control.control)
     }
+}
+
+/// Counts in a word that only this process writes.
+fn add_one(word: &AtomicU64) {
+    word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 /// Why a ring could not be opened.

@@ -5,7 +5,6 @@
 /// A mistake somebody could make.
 #[cfg(any(test, loom))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(loom), expect(dead_code, reason = "only the models plant them"))]
 pub(crate) enum Bug {
     /// The slot is made READY without a release: its payload may be seen late.
     RelaxedPublish,

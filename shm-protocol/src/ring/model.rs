@@ -155,17 +155,36 @@ impl World {
     }
 }
 
+#[cfg(loom)]
+/// A reader that looks `looks` times.
+pub(super) fn spawn_reader(world: &World, role: u8, looks: usize) -> loom::thread::JoinHandle<(ConsumerCore, Vec<u64>)> {
+    let world = world.clone();
+    loom::thread::spawn(move || {
+        let mut core = world.reader(role, Fuse::default());
+        let mut got = Vec::new();
+        for _ in 0..looks {
+            got.extend(world.read(&mut core).unwrap());
+        }
+        (core, got)
+    })
+}
+
 /// Runs `scenario` under loom with at most `preemptions` involuntary switches; what is published by fewer
 /// threads at once needs fewer.
 #[cfg(loom)]
 pub(super) fn explore(preemptions: usize, scenario: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(preemptions);
-    model.check(scenario);
+    model.check(move || {
+        EXECUTIONS.with(|count| count.set(count.get() + 1));
+        scenario();
+    });
+    eprintln!("{} executions so far", EXECUTIONS.with(std::cell::Cell::get));
 }
 
 #[cfg(loom)]
 thread_local! {
+    static EXECUTIONS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
     static DEATHS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 

@@ -1,6 +1,6 @@
 //! A producer or a reader dies at any step; its successor goes on.
 
-use super::{World, explore, explore_deaths, note_death};
+use super::{World, explore, explore_deaths, note_death, spawn_reader};
 use crate::crash::Fuse;
 use crate::layout::SLOT_WORDS;
 use crate::ring::recovery::Recovered;
@@ -47,27 +47,20 @@ fn succeed(world: &World, fuses: &[u32]) -> (ProducerCore, Recovered) {
 pub(super) fn producer_dies_at(step: u32) -> impl Fn() + Sync + Send + 'static {
     move || {
         let world = World::new(2, 0b1);
-        let writer = {
-            let world = world.clone();
-            thread::spawn(move || {
-                let mut core = world.producer(Fuse::burning(step));
-                loop {
-                    match publish_next(&world, &mut core) {
-                        Ok(true) => {}
-                        Ok(false) => return core,
-                        Err(RingError::Died) => {
-                            note_death();
-                            core = succeed(&world, &[]).0;
-                        }
-                        Err(error) => panic!("{error}"),
-                    }
+        let reader = spawn_reader(&world, 0, 1);
+        let mut producer = world.producer(Fuse::burning(step));
+        loop {
+            match publish_next(&world, &mut producer) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(RingError::Died) => {
+                    note_death();
+                    producer = succeed(&world, &[]).0;
                 }
-            })
-        };
-        let mut core = world.reader(0, Fuse::default());
-        let mut got = Vec::new();
-        got.extend(world.read(&mut core).unwrap());
-        let mut producer = writer.join().unwrap();
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let (mut core, mut got) = reader.join().unwrap();
         while got.len() < FRAMES as usize {
             let published = match publish_next(&world, &mut producer) {
                 Ok(published) => published,
@@ -82,7 +75,6 @@ pub(super) fn producer_dies_at(step: u32) -> impl Fn() + Sync + Send + 'static {
             assert!(published || read.is_some(), "nothing moves any more after {got:?}");
             got.extend(read);
         }
-        // Let a fuse that is left burn in nothing.
         assert_eq!(got, (1..=FRAMES).collect::<Vec<_>>(), "invariants 4, 5, 13");
         assert_eq!(world.read(&mut core).unwrap(), None, "nothing twice");
         succeed(&world, &[]);
@@ -127,34 +119,22 @@ fn a_revoking_producer_dies_at_any_step_and_the_ring_works_on() {
     let steps = explore_deaths(2, |step| {
         move || {
             let world = World::new(2, 0b1);
-            let writer = {
-                let world = world.clone();
-                thread::spawn(move || {
-                    let mut core = world.producer(Fuse::burning(step));
-                    let mut died = false;
-                    for _ in 0..4 {
-                        let id = world.control.last_key().id() + 1;
-                        let claimed = core.claim().and_then(|at| at.map_or_else(|| core.revoke(), |at| Ok(Some(at))));
-                        let done = claimed.and_then(|at| {
-                            at.map_or(Ok(()), |at| world.publish_claimed(&mut core, at, id))
-                        });
-                        match done {
-                            Ok(()) => {}
-                            Err(RingError::Died) => {
-                                note_death();
-                                died = true;
-                                core = succeed(&world, &[]).0;
-                            }
-                            Err(error) => panic!("{error}"),
-                        }
+            let reader = spawn_reader(&world, 0, 1);
+            let mut core = world.producer(Fuse::burning(step));
+            for _ in 0..4 {
+                let id = world.control.last_key().id() + 1;
+                let claimed = core.claim().and_then(|at| at.map_or_else(|| core.revoke(), |at| Ok(Some(at))));
+                let done = claimed.and_then(|at| at.map_or(Ok(()), |at| world.publish_claimed(&mut core, at, id)));
+                match done {
+                    Ok(()) => {}
+                    Err(RingError::Died) => {
+                        note_death();
+                        core = succeed(&world, &[]).0;
                     }
-                    died
-                })
-            };
-            let mut core = world.reader(0, Fuse::default());
-            let mut got = Vec::new();
-            got.extend(world.read(&mut core).unwrap());
-            writer.join().unwrap();
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            let (mut core, mut got) = reader.join().unwrap();
             while let Some(id) = world.read(&mut core).unwrap() {
                 got.push(id);
             }

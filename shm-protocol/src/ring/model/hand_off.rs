@@ -1,31 +1,24 @@
 //! Readers and the producer at work, nobody dies.
+//!
+//! In every model the producer is the main thread and the readers are spawned. Loom remembers one last
+//! access of an atomic, so a thread that loads a word before it exchanges it hides another's earlier load;
+//! with the writer first, the readers' loads meet its exchanges, and every order is found from there.
 
-use super::{World, explore};
+use super::{World, explore, spawn_reader};
 use crate::crash::Fuse;
 use crate::sync::Ordering;
-use loom::thread;
 
 /// One producer, one required reader, `slots` slots, `frames` frames.
 pub(super) fn one_reader(slots: usize, frames: u64, preemptions: usize) {
     explore(preemptions, move || {
         let world = World::new(slots, 0b1);
-        let writer = {
-            let world = world.clone();
-            thread::spawn(move || {
-                let mut core = world.producer(Fuse::default());
-                let mut next = 1;
-                while next <= frames && world.publish(&mut core, next).unwrap() {
-                    next += 1;
-                }
-                (core, next)
-            })
-        };
-        let mut core = world.reader(0, Fuse::default());
-        let mut got = Vec::new();
-        for _ in 0..2 {
-            got.extend(world.read(&mut core).unwrap());
+        let reader = spawn_reader(&world, 0, 2);
+        let mut producer = world.producer(Fuse::default());
+        let mut next = 1;
+        while next <= frames && world.publish(&mut producer, next).unwrap() {
+            next += 1;
         }
-        let (mut producer, mut next) = writer.join().unwrap();
+        let (mut core, mut got) = reader.join().unwrap();
         while got.len() < frames as usize {
             while next <= frames && world.publish(&mut producer, next).unwrap() {
                 next += 1;
@@ -52,19 +45,7 @@ fn two_readers_each_get_every_frame() {
     explore(2, || {
         const FRAMES: u64 = 2;
         let world = World::new(2, 0b11);
-        let readers: Vec<_> = (0..2)
-            .map(|role| {
-                let world = world.clone();
-                thread::spawn(move || {
-                    let mut core = world.reader(role, Fuse::default());
-                    let mut got = Vec::new();
-                    for _ in 0..2 {
-                        got.extend(world.read(&mut core).unwrap());
-                    }
-                    (core, got)
-                })
-            })
-            .collect();
+        let readers: Vec<_> = (0..2).map(|role| spawn_reader(&world, role, 1)).collect();
         let mut producer = world.producer(Fuse::default());
         let mut next = 1;
         while next <= FRAMES && world.publish(&mut producer, next).unwrap() {
@@ -86,28 +67,20 @@ pub(super) fn revoke_against_acquire() {
     explore(3, || {
         const FRAMES: u64 = 5;
         let world = World::new(2, 0b1);
-        let writer = {
-            let world = world.clone();
-            thread::spawn(move || {
-                let mut core = world.producer(Fuse::default());
-                let mut published = Vec::new();
-                for id in 1..=FRAMES {
-                    let claimed = match core.claim().unwrap() {
-                        Some(at) => Some(at),
-                        None => core.revoke().unwrap(),
-                    };
-                    if let Some(at) = claimed {
-                        world.publish_claimed(&mut core, at, id).unwrap();
-                        published.push(id);
-                    }
-                }
-                published
-            })
-        };
-        let mut core = world.reader(0, Fuse::default());
-        let mut got = Vec::new();
-        got.extend(world.read(&mut core).unwrap());
-        let published = writer.join().unwrap();
+        let reader = spawn_reader(&world, 0, 1);
+        let mut producer = world.producer(Fuse::default());
+        let mut published = Vec::new();
+        for id in 1..=FRAMES {
+            let claimed = match producer.claim().unwrap() {
+                Some(at) => Some(at),
+                None => producer.revoke().unwrap(),
+            };
+            if let Some(at) = claimed {
+                world.publish_claimed(&mut producer, at, id).unwrap();
+                published.push(id);
+            }
+        }
+        let (mut core, mut got) = reader.join().unwrap();
         while let Some(id) = world.read(&mut core).unwrap() {
             got.push(id);
         }
@@ -132,20 +105,15 @@ fn an_expired_frame_is_dropped_or_read_never_both() {
         let mut producer = world.producer(Fuse::default());
         world.publish(&mut producer, 1).unwrap();
         world.publish(&mut producer, 2).unwrap();
-        let dropper = thread::spawn(move || {
-            let (at, found) = producer.oldest_unheld()?;
-            producer.drop_unheld(at, found).unwrap().then_some(at.seq)
-        });
-        let mut core = world.reader(0, Fuse::default());
-        let mut got = Vec::new();
-        got.extend(world.read(&mut core).unwrap());
-        let dropped = dropper.join().unwrap();
+        let reader = spawn_reader(&world, 0, 1);
+        let oldest = producer.oldest_unheld();
+        let dropped = oldest.and_then(|(at, found)| producer.drop_unheld(at, found).unwrap().then_some(at.seq));
+        let (mut core, mut got) = reader.join().unwrap();
         while let Some(id) = world.read(&mut core).unwrap() {
             got.push(id);
         }
         let mut all: Vec<u64> = got.iter().copied().chain(dropped).collect();
         all.sort_unstable();
-        // The oldest look may have found nothing because both were taken.
         assert_eq!(all, [1, 2], "invariant 6");
         assert!(got.is_sorted_by(|a, b| a < b), "invariant 13: {got:?}");
         world.check_quiet();
@@ -154,21 +122,11 @@ fn an_expired_frame_is_dropped_or_read_never_both() {
 
 #[test]
 fn a_slow_reader_is_skipped_without_loss_to_the_required_one() {
-    explore(3, || {
+    explore(2, || {
         const FRAMES: u64 = 3;
         let world = World::new(2, 0b01);
         world.control.active_mask.word.store(0b10, Ordering::Release);
-        let slow = {
-            let world = world.clone();
-            thread::spawn(move || {
-                let mut core = world.reader(1, Fuse::default());
-                let mut got = Vec::new();
-                for _ in 0..2 {
-                    got.extend(world.read(&mut core).unwrap());
-                }
-                (core, got)
-            })
-        };
+        let slow = spawn_reader(&world, 1, 1);
         let mut producer = world.producer(Fuse::default());
         let mut required = world.reader(0, Fuse::default());
         let (mut got, mut skipped, mut next) = (Vec::new(), 0, 1);

@@ -96,23 +96,22 @@ pub(super) fn stage_dies_at(step: u32) -> impl Fn() + Sync + Send + 'static {
                 (stage, fuse)
             })
         };
-        let writer = {
-            let a = a.clone();
+        let reading = {
+            let (a, b) = (a.clone(), b.clone());
             thread::spawn(move || {
-                let mut core = a.producer(Fuse::default());
-                let mut next = 1;
-                // One slot: the second attempt writes over the first frame if it was released too early.
-                for _ in 0..2 {
-                    next += u64::from(next <= FRAMES && a.publish(&mut core, next).unwrap());
-                }
-                (core, next)
+                let mut reader = b.reader(0, Fuse::default());
+                let got: Vec<u64> = read_by_reference(&a, &b, &mut reader).into_iter().collect();
+                (reader, got)
             })
         };
-        let mut reader = b.reader(0, Fuse::default());
-        let mut got = Vec::new();
-        got.extend(read_by_reference(&a, &b, &mut reader));
-        let (mut producer, mut next) = writer.join().unwrap();
+        let mut producer = a.producer(Fuse::default());
+        let mut next = 1;
+        // One slot: the second attempt writes over the first frame if it was released too early.
+        for _ in 0..2 {
+            next += u64::from(next <= FRAMES && a.publish(&mut producer, next).unwrap());
+        }
         let (stage, mut fuse) = middle.join().unwrap();
+        let (mut reader, mut got) = reading.join().unwrap();
         let mut stage = stage;
         // Everybody goes on in turn until nothing moves.
         for _ in 0..12 {

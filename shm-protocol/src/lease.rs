@@ -4,6 +4,8 @@
 
 mod record;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use record::{CandidateState, KernelState, LeaseInfo};
 pub use table::{LeaseTable, MAX_KERNELS, Removal};
@@ -37,6 +39,8 @@ pub struct Lease {
     epoch: u64,
     locks: Arc<OwnedFd>,
     bridged_death: bool,
+    /// The predecessor, where it was killed and a driver keeps it from ending.
+    lingering: Option<Arc<OwnedFd>>,
 }
 
 /// The lease record of one kernel, as an epoch to compare with.
@@ -50,6 +54,15 @@ impl EpochMemory for EpochInSegment {
         // SAFETY: the table checked that `index` is within the segment, which this struct keeps mapped;
         // the record is made of atomics.
         unsafe { &(*table::record_at(&self.segment, self.index)).epoch }
+    }
+}
+
+/// A killed predecessor that a driver keeps from ending.
+pub(crate) struct Lingering(Arc<OwnedFd>);
+
+impl Lingering {
+    pub(crate) fn is_gone(&self) -> bool {
+        has_exited(&self.0, 0)
     }
 }
 
@@ -67,8 +80,11 @@ impl Candidate {
         let index = table.index_of(kernel, true)?;
         let locks = table.lock_description()?;
         let lock = Lock::Candidate(index).exclusive();
-        let call = if wait { FcntlArg::F_OFD_SETLKW(&lock) } else { FcntlArg::F_OFD_SETLK(&lock) };
-        match fcntl(&locks, call) {
+        if wait {
+            table::lock_and_wait(&locks, lock, kernel)?;
+        }
+        // After the wait this locks again what is locked, which changes nothing.
+        match fcntl(&locks, FcntlArg::F_OFD_SETLK(&lock)) {
             Ok(_) => {}
             Err(errno) if locked(errno) => {
                 return Err(ObjectError::Busy { what: format!("The candidacy for {kernel}"), pid: 0 });
@@ -97,29 +113,37 @@ impl Candidate {
     /// # Errors
     /// [`ObjectError::System`] when the lock call itself fails.
     pub fn try_activate(self) -> Result<Result<Lease, Candidate>, ObjectError> {
-        let lock = Lock::Active(self.index, self.generation()).exclusive();
-        match fcntl(&self.locks, FcntlArg::F_OFD_SETLK(&lock)) {
-            Ok(_) => Ok(Ok(self.into_lease())),
-            Err(errno) if locked(errno) => Ok(Err(self)),
-            Err(errno) => Err(self.lock_failed(errno)),
+        let mut candidate = self;
+        loop {
+            let generation = candidate.generation();
+            let lock = Lock::Active(candidate.index, generation).exclusive();
+            match fcntl(&candidate.locks, FcntlArg::F_OFD_SETLK(&lock)) {
+                Ok(_) => match candidate.into_lease(generation)? {
+                    Ok(lease) => return Ok(Ok(lease)),
+                    Err(again) => candidate = again,
+                },
+                Err(errno) if locked(errno) => return Ok(Err(candidate)),
+                Err(errno) => return Err(candidate.lock_failed(errno)),
+            }
         }
     }
 
     /// L3–L5: waits until the holder died, yielded or was forced out, then holds the lease. Blocks in the
-    /// kernel of the OS: call it from a thread that has nothing else to do.
+    /// kernel of the OS: call it from a thread that has nothing else to do. (A candidate that waits behind
+    /// the lock of a holder that cannot die is not moved by a forced takeover: its supervisor starts another,
+    /// or it polls [`Candidate::try_activate`].)
     ///
     /// # Errors
     /// [`ObjectError::System`] when the lock call fails.
     pub fn activate(self) -> Result<Lease, ObjectError> {
+        let mut candidate = self;
         loop {
-            let generation = self.generation();
-            let lock = Lock::Active(self.index, generation).exclusive();
-            match fcntl(&self.locks, FcntlArg::F_OFD_SETLKW(&lock)) {
-                // A forced takeover moved the lease to its next lock generation meanwhile.
-                Ok(_) if self.generation() != generation => {}
-                Ok(_) => return Ok(self.into_lease()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(self.lock_failed(errno)),
+            let generation = candidate.generation();
+            let lock = Lock::Active(candidate.index, generation).exclusive();
+            table::lock_and_wait(&candidate.locks, lock, candidate.table.instance())?;
+            match candidate.into_lease(generation)? {
+                Ok(lease) => return Ok(lease),
+                Err(again) => candidate = again,
             }
         }
     }
@@ -132,14 +156,20 @@ impl Candidate {
         ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: self.table.name_of(self.index), errno }
     }
 
-    /// L4, L5: the old epoch is over in every respect, and this process is the new one.
-    fn into_lease(mut self) -> Lease {
+    /// L4, L5: the old epoch is over in every respect, and this process is the new one. `Ok(Err(self))`: a
+    /// forced takeover moved the lease to another lock generation meanwhile; the lock held is worth nothing.
+    fn into_lease(mut self, generation: u64) -> Result<Result<Lease, Candidate>, ObjectError> {
         let record = self.table.record(self.index);
         let before = record.state.load(Ordering::Acquire);
         // A holder that ended in order says so; any other end is a death whose frames are to be bridged.
         let bridged_death = before != KernelState::Absent as u64 && before != KernelState::Stopped as u64;
-        if bridged_death {
-            wait_for_exit(record);
+        let lingering = if bridged_death { wait_for_exit(record) } else { None };
+        // From the look at the generation to the new epoch nobody may force this lease out.
+        let entering = self.table.takeover_lock(self.index)?;
+        if self.generation() != generation {
+            let unlock = Lock::Active(self.index, generation).unlocked();
+            let _ = fcntl(&self.locks, FcntlArg::F_OFD_SETLK(&unlock));
+            return Ok(Err(self));
         }
         let epoch = record.epoch.load(Ordering::Acquire) + 1;
         record.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
@@ -148,25 +178,33 @@ impl Candidate {
         record.state.store(KernelState::Recovering as u64, Ordering::Relaxed);
         // SYNC: lease-epoch (release side): from here on every handle of an older epoch is fenced.
         record.epoch.store(epoch, Ordering::Release);
+        drop(entering);
         self.holds_cand = false;
         let (table, locks) = (Arc::clone(&self.table), Arc::clone(&self.locks));
-        Lease { table, index: self.index, epoch, locks, bridged_death }
+        let lingering = lingering.map(Arc::new);
+        Ok(Ok(Lease { table, index: self.index, epoch, locks, bridged_death, lingering }))
     }
 }
 
 /// The lock of a dying process goes before its devices and ports do: wait for the whole of it, at most 1 s
-/// (a driver may hold it for ever; with SIGKILL pending it runs no further instruction).
-fn wait_for_exit(record: &LeaseRecord) {
+/// (a driver may hold it for ever; with SIGKILL pending it runs no further instruction). Returns it if it
+/// is still there.
+fn wait_for_exit(record: &LeaseRecord) -> Option<OwnedFd> {
     const PATIENCE_MS: i64 = 1000;
     let pid = record.pid.load(Ordering::Relaxed) as i32;
     let started = record.start_time.load(Ordering::Relaxed);
     if pid as u32 == std::process::id() || start_time(pid as u32) != Some(started) {
-        return;
+        return None;
     }
-    let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return };
-    let mut waits = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-    let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: PATIENCE_MS * 1_000_000 - 1 };
-    let _ = rustix::event::poll(&mut waits, Some(&timeout));
+    let pidfd = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())?;
+    (!has_exited(&pidfd, PATIENCE_MS)).then_some(pidfd)
+}
+
+/// Whether the process behind a pidfd ends within `patience_ms`.
+fn has_exited(pidfd: &OwnedFd, patience_ms: i64) -> bool {
+    let mut waits = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
+    let timeout = rustix::time::Timespec { tv_sec: patience_ms / 1000, tv_nsec: patience_ms % 1000 * 1_000_000 };
+    rustix::event::poll(&mut waits, Some(&timeout)).is_ok_and(|ready| ready > 0)
 }
 
 /// Start time of a process in clock ticks since boot: with the pid it names a process for ever.
@@ -205,6 +243,16 @@ impl Lease {
         self.bridged_death
     }
 
+    /// Whether the predecessor was killed but is still there: a driver of its may yet write the buffers it
+    /// was filling. They are quarantined until it is gone.
+    pub fn predecessor_lingers(&self) -> bool {
+        self.lingering.as_ref().is_some_and(|pidfd| !has_exited(pidfd, 0))
+    }
+
+    pub(crate) fn lingering(&self) -> Option<Lingering> {
+        self.lingering.clone().map(Lingering)
+    }
+
     /// Recovery is over: the next candidate may come, and everybody may know that this kernel runs.
     pub fn running(&self) {
         let record = self.table.record(self.index);
@@ -225,7 +273,9 @@ impl Lease {
         let record = self.table.record(self.index);
         let wish = record.wish.load(Ordering::Acquire);
         let ready = record.cand_state.load(Ordering::Acquire) == CandidateState::Ready as u64;
-        (wish != 0 && ready && wish == record.cand_ticket.load(Ordering::Acquire)).then_some(wish)
+        let meant = wish != 0 && ready && wish == record.cand_ticket.load(Ordering::Acquire);
+        // A candidate that died ready must not be yielded to. One system call, and only while a swap waits.
+        (meant && self.table.has_candidate(self.index)).then_some(wish)
     }
 
     /// Ends in order: nothing of this epoch will be written any more. (The lock goes with the drop.)
@@ -262,11 +312,21 @@ impl LeaseTable {
         self.verified_pidfd(kernel).is_some_and(|(pidfd, _)| pidfd_send_signal(&pidfd, Signal::KILL).is_ok())
     }
 
-    /// Takes the lease away from a holder that was killed 1 s ago and still does not die. Its successor
-    /// locks the next generation of the lock; what it was writing must be quarantined.
-    pub fn force_takeover(&self, kernel: &str) {
-        if let Some(index) = self.find(kernel) {
-            self.record(index).lock_generation.fetch_add(1, Ordering::AcqRel);
+    /// Takes the lease away from the holder of `epoch`, which was killed 1 s ago and still does not die. Its
+    /// successor locks the next generation of the lock and quarantines what it was writing. `false`: that
+    /// epoch is over already, nothing was done.
+    ///
+    /// # Errors
+    /// [`ObjectError::System`] when the lock call fails.
+    pub fn force_takeover(&self, kernel: &str, epoch: u64) -> Result<bool, ObjectError> {
+        let Some(index) = self.find(kernel) else { return Ok(false) };
+        // No successor enters its epoch between the look and the new generation.
+        let _entering = self.takeover_lock(index)?;
+        let record = self.record(index);
+        let same = record.epoch.load(Ordering::Acquire) == epoch;
+        if same {
+            record.lock_generation.fetch_add(1, Ordering::AcqRel);
         }
+        Ok(same)
     }
 }

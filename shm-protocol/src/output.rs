@@ -16,7 +16,7 @@ use crate::descriptor::{
 };
 use crate::error::ObjectError;
 use crate::layout::{FORMAT_WORDS, MAX_FORMATS, ROLE_NAME_BYTES, SLOT_WORDS, role_word, slot_word};
-use crate::lease::{Lease, LeaseTable};
+use crate::lease::{Lease, LeaseTable, Lingering};
 use crate::pool::{Pool, PoolDirectory};
 use crate::ring::recovery::Recovered;
 use crate::ring::{ProducerCore, RingError, SlotRef};
@@ -50,6 +50,8 @@ pub struct Producer {
     format: Option<(u16, StreamFormat)>,
     /// The bell of freed slots when this process looked at its slots last.
     heard: AtomicU32,
+    /// A predecessor whose driver may still write the quarantined buffers.
+    lingering: Option<Lingering>,
 }
 
 impl Producer {
@@ -68,7 +70,7 @@ impl Producer {
         let ring_uid = lease.index() as u32 + 1;
         let control = create_or_adopt(&instance, spec, u64::from(ring_uid))?;
         let mut core = ProducerCore::new(control, lease.guard(), Fuse::default());
-        let recovered = core.recover(|_| false)?;
+        let recovered = core.recover(|_| lease.predecessor_lingers())?;
         let mut producer = Producer {
             core,
             table: Arc::clone(lease.table()),
@@ -79,6 +81,7 @@ impl Producer {
             directory: Arc::clone(directory),
             format: None,
             heard: AtomicU32::new(0),
+            lingering: lease.lingering(),
         };
         producer.declare_roles()?;
         let line = &producer.core.control.producer;

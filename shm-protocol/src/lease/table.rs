@@ -8,7 +8,7 @@ use crate::segment::{Access, Segment};
 use crate::sync::{AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -41,6 +41,9 @@ pub(super) enum Lock {
     Active(usize, u64),
     /// Held by a kernel's candidate.
     Candidate(usize),
+    /// Held for an instant, by a successor that enters its epoch or by whoever forces a takeover: the two
+    /// exclude each other.
+    Takeover(usize),
 }
 
 impl Lock {
@@ -51,6 +54,7 @@ impl Lock {
             Lock::Instance => 0,
             Lock::Table => 1,
             Lock::Candidate(index) => 16 + index as u64,
+            Lock::Takeover(index) => 64 + index as u64,
             Lock::Active(index, generation) => (1 << 32) + index as u64 * GENERATIONS + generation % GENERATIONS,
         };
         libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: start as i64, l_len: 1, l_pid: 0 }
@@ -99,9 +103,7 @@ impl LeaseTable {
         const TRIES: usize = 10;
         for _ in 0..TRIES {
             let table = Self::map(instance, true)?;
-            fcntl(&table.membership, FcntlArg::F_OFD_SETLKW(&Lock::Instance.shared())).map_err(|errno| {
-                ObjectError::System { what: "fcntl(F_OFD_SETLKW)", name: instance.to_owned(), errno }
-            })?;
+            lock_and_wait(&table.membership, Lock::Instance.shared(), instance)?;
             if table.segment.is_linked() {
                 return Ok(Arc::new(table));
             }
@@ -217,11 +219,7 @@ impl LeaseTable {
             return Err(ObjectError::Name { name: kernel.to_owned() });
         }
         let description = self.lock_description()?;
-        fcntl(&description, FcntlArg::F_OFD_SETLKW(&Lock::Table.exclusive())).map_err(|errno| ObjectError::System {
-            what: "fcntl(F_OFD_SETLKW)",
-            name: kernel.to_owned(),
-            errno,
-        })?;
+        lock_and_wait(&description, Lock::Table.exclusive(), kernel)?;
         if let Some(index) = self.find(kernel) {
             return Ok(index);
         }
@@ -248,6 +246,22 @@ impl LeaseTable {
             Ok(_) => i32::from(probe.l_type) != libc::F_UNLCK,
             Err(_) => false,
         }
+    }
+
+    /// Whether a living process is the candidate for lease `index` now.
+    pub(super) fn has_candidate(&self, index: usize) -> bool {
+        let mut probe = Lock::Candidate(index).exclusive();
+        match fcntl(&self.membership, FcntlArg::F_OFD_GETLK(&mut probe)) {
+            Ok(_) => i32::from(probe.l_type) != libc::F_UNLCK,
+            Err(_) => false,
+        }
+    }
+
+    /// Excludes others from entering or ending an epoch of lease `index`, until the descriptor is closed.
+    pub(super) fn takeover_lock(&self, index: usize) -> Result<OwnedFd, ObjectError> {
+        let description = self.lock_description()?;
+        lock_and_wait(&description, Lock::Takeover(index).exclusive(), &self.instance)?;
+        Ok(description)
     }
 
     /// A lease record, copied out.
@@ -286,26 +300,42 @@ impl LeaseTable {
     /// # Errors
     /// [`ObjectError::System`] when the lock call fails.
     pub fn remove_if_dead(instance: &str) -> Result<Removal, ObjectError> {
-        let table = match LeaseTable::observe(instance) {
-            Ok(table) => Some(table),
-            Err(ObjectError::Missing { .. } | ObjectError::Mismatch { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        if let Some(table) = &table {
-            match fcntl(&table.membership, FcntlArg::F_OFD_SETLK(&Lock::Instance.exclusive())) {
+        names::check_part(instance)?;
+        let system = |what| move |errno| ObjectError::System { what, name: instance.to_owned(), errno };
+        let path = format!("{}/{}", names::SHM_DIR, names::leases(instance));
+        let lock = loop {
+            if names::existing(instance).is_empty() {
+                return Ok(Removal::Removed(0));
+            }
+            // The lock byte is the same in every ABI, so the content is not looked at. Without a table
+            // (somebody removed it by hand) one is made to be locked: nobody can join meanwhile.
+            let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+            let table = match open(path.as_str(), flags, Mode::empty()) {
+                Ok(table) => table,
+                Err(Errno::ENOENT) => {
+                    Self::map(instance, true)?;
+                    continue;
+                }
+                Err(errno) => return Err(system("open")(errno)),
+            };
+            match fcntl(&table, FcntlArg::F_OFD_SETLK(&Lock::Instance.exclusive())) {
                 Ok(_) => {}
                 Err(Errno::EAGAIN | Errno::EACCES) => return Ok(Removal::StillAlive),
-                Err(errno) => {
-                    return Err(ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: instance.to_owned(), errno });
-                }
+                Err(errno) => return Err(system("fcntl(F_OFD_SETLK)")(errno)),
             }
-        }
+            // Another remover may have been faster: what bears the name now is not what was locked, and
+            // may already be a new instance's.
+            if fstat(&table).map_err(system("fstat"))?.st_nlink > 0 {
+                break table;
+            }
+        };
         let mut objects = names::existing(instance);
         // The table goes last: whoever joins meanwhile waits for its lock and then finds it unlinked.
         objects.sort_by_key(|name| *name == names::leases(instance));
         for name in &objects {
             names::unlink(name);
         }
+        drop(lock);
         Ok(Removal::Removed(objects.len()))
     }
 }
@@ -317,6 +347,19 @@ pub enum Removal {
     StillAlive,
     /// So many objects were removed.
     Removed(usize),
+}
+
+/// Takes a lock, however long it takes and however often a signal interrupts.
+pub(super) fn lock_and_wait(description: &OwnedFd, lock: libc::flock, name: &str) -> Result<(), ObjectError> {
+    loop {
+        match fcntl(description, FcntlArg::F_OFD_SETLKW(&lock)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => {
+                return Err(ObjectError::System { what: "fcntl(F_OFD_SETLKW)", name: name.to_owned(), errno });
+            }
+        }
+    }
 }
 
 /// A second open file description of a mapped object.

@@ -104,7 +104,12 @@ impl Producer {
         if find_entry(&self.core.control, spec.ring_uid, spec.generation).is_some_and(|known| known == *spec) {
             return Ok(());
         }
+        // The pool in use is named even while no slot speaks of it.
+        let current = self.pool.as_ref().map(|pool| (pool.spec().ring_uid, pool.spec().generation));
         let mentioned = |s: &PoolSpec| {
+            if current == Some((s.ring_uid, s.generation)) {
+                return true;
+            }
             let id = u64::from(s.ring_uid) << 32 | u64::from(s.generation);
             (0..self.slots()).any(|slot| {
                 self.core.control.load_state(slot).is_ready()

@@ -112,6 +112,7 @@ impl World {
     }
 
     /// The frame in a slot that the caller has taken: key, descriptor and bytes must be of one frame.
+    #[cfg(loom)]
     pub(super) fn look(&self, at: SlotRef) -> u64 {
         self.check_words();
         let id = self.control.key(at.slot).id();
@@ -119,12 +120,12 @@ impl World {
         assert_eq!(self.control.word(at.slot, slot_word::FLAGS), id, "descriptor of another frame");
         assert_eq!(self.control.word(at.slot, slot_word::EXTENT), id, "descriptor of another frame");
         // SAFETY: loom checks that nobody writes.
-        #[cfg(loom)]
         self.pixels[at.slot].with(|pixels| assert_eq!(unsafe { *pixels }, id, "bytes of another frame"));
         id
     }
 
     /// Takes, reads and releases the next frame.
+    #[cfg(loom)]
     pub(super) fn read(&self, core: &mut ConsumerCore) -> Result<Option<u64>, RingError> {
         let Some(at) = core.acquire()? else { return Ok(None) };
         let id = self.look(at);
@@ -133,6 +134,7 @@ impl World {
     }
 
     /// Invariant 2.
+    #[cfg(loom)]
     pub(super) fn check_words(&self) {
         for slot in 0..self.control.slot_count() {
             let word = self.control.load_state(slot);
@@ -144,6 +146,7 @@ impl World {
 
     /// Invariants 9, 10 and 12: everything is free, no key of an unpublished frame is left, and the header
     /// is ahead of every slot.
+    #[cfg(loom)]
     pub(super) fn check_quiet(&self) {
         let last = self.control.last_key();
         let next_seq = self.control.producer.next_seq.load(Ordering::Acquire);
@@ -157,7 +160,11 @@ impl World {
 
 #[cfg(loom)]
 /// A reader that looks `looks` times.
-pub(super) fn spawn_reader(world: &World, role: u8, looks: usize) -> loom::thread::JoinHandle<(ConsumerCore, Vec<u64>)> {
+pub(super) fn spawn_reader(
+    world: &World,
+    role: u8,
+    looks: usize,
+) -> loom::thread::JoinHandle<(ConsumerCore, Vec<u64>)> {
     let world = world.clone();
     loom::thread::spawn(move || {
         let mut core = world.reader(role, Fuse::default());

@@ -87,7 +87,8 @@ impl ProducerCore {
         if claimed.seq <= self.published_seq {
             return Err(RingError::ClaimOrder { claimed: claimed.seq, published: self.published_seq });
         }
-        let position = words.get(slot_word::SOURCE_POSITION).copied().filter(|_| slot_word::SOURCE_POSITION < lines * 8);
+        let position =
+            words.get(slot_word::SOURCE_POSITION).copied().filter(|_| slot_word::SOURCE_POSITION < lines * 8);
         let store_position = |position: Option<u64>| {
             if let Some(position) = position {
                 self.control.producer.source_position.store(position, Ordering::Relaxed);

@@ -3,6 +3,9 @@
 //! Everything in it is an atomic 64-bit word (bells: 32-bit), so a shared reference to the whole is sound
 //! whatever other processes write, and no access is ever of mixed size.
 
+#[cfg(all(test, not(loom)))]
+mod document;
+
 #[cfg(any(test, loom))]
 use crate::sync::zeroed;
 use crate::sync::{AtomicU32, AtomicU64};

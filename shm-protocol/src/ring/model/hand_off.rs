@@ -44,7 +44,7 @@ fn a_buffer_is_written_again_only_after_its_reader_is_done() {
 fn two_readers_each_get_every_frame() {
     explore(2, || {
         const FRAMES: u64 = 2;
-        let world = World::new(2, 0b11);
+        let world = World::new(1, 0b11);
         let readers: Vec<_> = (0..2).map(|role| spawn_reader(&world, role, 1)).collect();
         let mut producer = world.producer(Fuse::default());
         let mut next = 1;

@@ -185,10 +185,11 @@ fn down_after_the_death_of_the_supervisor_leaves_nothing() {
 }
 
 #[test]
-fn down_ends_a_supervisor_that_hangs_and_kernels_that_are_stopped() {
+fn down_ends_also_a_supervisor_and_kernels_that_are_stopped() {
     let instance = Instance::new("stopped");
     assert_eq!(code(&instance.up(&["--set", "hang_timeout_ms=60000"])), 0);
     send(instance.lease("capture.main").unwrap().pid, Signal::SIGSTOP);
+    send(instance.supervisor().unwrap(), Signal::SIGSTOP);
     let began = Instant::now();
     assert_eq!(code(&instance.quad(&["down"])), 0);
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());

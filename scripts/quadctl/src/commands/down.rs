@@ -34,6 +34,8 @@ pub fn run(instance: &str) -> Result<u8, Failure> {
 fn end_supervisor(runtime: &RuntimeDir) {
     let Some(pid) = supervisor_pid(&runtime.supervisor_pid()) else { return };
     let process = Process::open(pid);
+    // A stopped one answers once it goes on.
+    process.iter().for_each(|process| process.signal(Signal::CONT));
     let asked = runtime.supervisor_socket().ok().and_then(|socket| ask(&socket, &Request::Stop, LONGEST_STOP));
     if let Some(Ok(reply)) = asked {
         if reply.exit != 0 {

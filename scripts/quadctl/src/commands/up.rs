@@ -10,6 +10,8 @@ use kernel_host::name::Kind;
 use kernel_host::runtime::RuntimeDir;
 use kernel_host::signals::Stop;
 use kernel_host::status::{OutputStatus, collect, supervisor_pid};
+use shm_protocol::lease::LeaseTable;
+use shm_protocol::names;
 
 use super::{say, warn};
 use crate::Start;
@@ -30,6 +32,7 @@ pub fn run(instance: &str, start: &Start, foreground: bool) -> Result<u8, Failur
         return Err(already_running(instance, Some(pid)));
     }
     preflight::check(instance, &config, &launch)?;
+    warn_of_adopted(instance, &runtime, &launch);
     // Also the sockets of kernels lie there: too long a path is told now.
     runtime.supervisor_socket()?;
     runtime.create()?;
@@ -37,6 +40,17 @@ pub fn run(instance: &str, start: &Start, foreground: bool) -> Result<u8, Failur
         in_foreground(instance, runtime, launch, &config)
     } else {
         detached(instance, start, &runtime, &config)
+    }
+}
+
+/// Kernels that live on keep what they were started with.
+fn warn_of_adopted(instance: &str, runtime: &RuntimeDir, launch: &Launch) {
+    let living: Vec<String> = LeaseTable::observe(instance)
+        .map(|table| table.kernels().into_iter().filter(|info| info.held).map(|info| info.kernel).collect())
+        .unwrap_or_default();
+    if !living.is_empty() && Launch::load(runtime).is_some_and(|before| before != *launch) {
+        let living = living.join(", ");
+        warn(&format!("Adopted with the settings they were started with, until `quad restart`: {living}"));
     }
 }
 
@@ -89,7 +103,8 @@ fn detached(instance: &str, start: &Start, runtime: &RuntimeDir, config: &Config
             let _ = child.wait();
             let exit = Exit::from_code(exit.into()).unwrap_or(Exit::Internal);
             // The directory that `up` made for a supervisor that never came to its work.
-            if exit != Exit::Usage && supervisor_pid(&runtime.supervisor_pid()).is_none() {
+            let unused = supervisor_pid(&runtime.supervisor_pid()).is_none() && names::existing(instance).is_empty();
+            if exit != Exit::Usage && unused {
                 runtime.remove()?;
             }
             Err(Failure::new(exit, message))

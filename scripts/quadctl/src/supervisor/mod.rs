@@ -296,9 +296,7 @@ impl Supervisor {
         let (instance, runtime) = (self.instance.clone(), self.runtime.clone());
         let stopped = stop_kernels(&instance, &runtime);
         // Collected, so that no zombie is left to whoever ran this in the foreground.
-        let context =
-            Context { instance: &self.instance, runtime: &self.runtime, launch: &self.launch, table: &self.table };
-        self.units.iter_mut().for_each(|unit| unit.reap(&context, Instant::now()));
+        self.units.iter_mut().for_each(Unit::collect);
         // Its own membership would keep the objects alive.
         let farewell = std::mem::take(&mut self.farewell);
         drop(self);

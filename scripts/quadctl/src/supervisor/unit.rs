@@ -226,6 +226,15 @@ impl Unit {
         }
     }
 
+    /// Takes leave of the processes that ended, without starting others.
+    pub fn collect(&mut self) {
+        for running in self.main.iter_mut().chain(&mut self.standby).chain(&mut self.doomed) {
+            if running.process.ended() {
+                running.ending(None);
+            }
+        }
+    }
+
     /// Sees to the processes that ended.
     pub fn reap(&mut self, context: &Context<'_>, now: Instant) {
         self.doomed.retain_mut(|running| {

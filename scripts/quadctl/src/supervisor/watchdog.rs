@@ -63,12 +63,14 @@ impl Watchdog {
             }
             return;
         }
-        if now >= self.trusted_from && hangs(&info, monotonic_ns(), self.timeout) {
+        // A successor has the lock a moment before the record is its own: then nobody is there to be killed.
+        if now >= self.trusted_from
+            && hangs(&info, monotonic_ns(), self.timeout)
+            && context.table.kill_holder(&unit.lease)
+        {
             let silent_ms = monotonic_ns().saturating_sub(info.heartbeat_ns) / 1_000_000;
             tracing::error!(kernel = %unit.kernel, pid = info.pid, silent_ms, "No sign of life: killed");
-            if context.table.kill_holder(&unit.lease) {
-                unit.killed = Some((now, info.epoch));
-            }
+            unit.killed = Some((now, info.epoch));
         }
     }
 }
@@ -78,9 +80,9 @@ fn hangs(info: &LeaseInfo, now_ns: u64, timeout: Duration) -> bool {
     let timeout_ns = timeout.as_nanos() as u64;
     let limit_ns = match info.state {
         KernelState::Running => timeout_ns,
-        KernelState::Recovering | KernelState::Absent => timeout_ns.saturating_mul(RECOVERY_FACTOR),
-        // On its way out: whoever asked it to end sees to that.
-        KernelState::Stopped => return false,
+        KernelState::Recovering => timeout_ns.saturating_mul(RECOVERY_FACTOR),
+        // On its way out, which whoever asked for it sees to; or so new that the record is not its own yet.
+        KernelState::Stopped | KernelState::Absent => return false,
     };
     info.held && now_ns.saturating_sub(info.heartbeat_ns) > limit_ns
 }
@@ -113,6 +115,7 @@ mod tests {
         assert!(!hangs(&info(KernelState::Recovering, now - 9 * second), now, timeout));
         assert!(hangs(&info(KernelState::Recovering, now - 11 * second), now, timeout));
         assert!(!hangs(&info(KernelState::Stopped, 0), now, timeout));
+        assert!(!hangs(&info(KernelState::Absent, 0), now, timeout));
         assert!(!hangs(&LeaseInfo { held: false, ..info(KernelState::Running, 0) }, now, timeout));
         assert!(!hangs(&info(KernelState::Running, now + second), now, timeout), "a beat after we looked");
     }

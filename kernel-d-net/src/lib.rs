@@ -4,3 +4,4 @@ pub mod au;
 pub mod outputs;
 pub mod payload;
 pub mod transmit;
+pub mod run;

@@ -21,6 +21,20 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use table::Lock;
 
+/// Shows a sign of life in the name of a lease from another thread than its loop's.
+#[derive(Clone)]
+pub struct Pulse {
+    table: Arc<LeaseTable>,
+    index: usize,
+}
+
+impl Pulse {
+    /// One beat.
+    pub fn beat(&self) {
+        self.table.record(self.index).heartbeat_ns.store(monotonic_ns(), Ordering::Relaxed);
+    }
+}
+
 /// A kernel instance that has begun to start: it may prepare, but not write.
 pub struct Candidate {
     table: Arc<LeaseTable>,
@@ -218,6 +232,11 @@ impl Lease {
     /// Shows that this kernel's loop turns: one store.
     pub fn beat(&self) {
         self.table.record(self.index).heartbeat_ns.store(monotonic_ns(), Ordering::Relaxed);
+    }
+
+    /// A handle that beats for a loop which waits for something outside (a writer on a pipe).
+    pub fn pulse(&self) -> Pulse {
+        Pulse { table: Arc::clone(&self.table), index: self.index }
     }
 
     /// Ticket of a candidate that a swap asks this holder to yield to, if it is ready.

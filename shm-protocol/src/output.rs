@@ -111,6 +111,11 @@ impl Producer {
         Ok(())
     }
 
+    /// Changes the age a waiting frame may reach in the steady state, nanoseconds; 0: any.
+    pub fn set_max_latency_ns(&self, max_latency_ns: u64) {
+        self.core.control.producer.max_latency_ns.store(max_latency_ns, Ordering::Relaxed);
+    }
+
     /// Identity of this ring within the instance.
     pub fn ring_uid(&self) -> u32 {
         self.ring_uid

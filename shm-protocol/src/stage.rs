@@ -136,6 +136,25 @@ impl Stage {
         Ok(())
     }
 
+    /// Sleeps until there is something to do or CLOCK_MONOTONIC reaches `deadline_ns`: a frame to take or,
+    /// while `depth` outputs refer to inputs, one of them given up.
+    ///
+    /// # Errors
+    /// [`RingError`] of the input ring.
+    pub fn wait(&mut self, depth: usize, spin_ns: u64, deadline_ns: u64) -> Result<(), RingError> {
+        if self.referring() < depth {
+            self.input.wait(spin_ns, deadline_ns, None);
+            return Ok(());
+        }
+        let bell = self.output.rel_bell();
+        // Listened to before the look, so that a release during the look is not slept through.
+        let heard = bell.listen();
+        if self.referring() >= depth {
+            bell.sleep(heard, deadline_ns);
+        }
+        self.harvest()
+    }
+
     /// Inputs held now.
     pub fn held(&self) -> usize {
         self.held.len()

@@ -40,3 +40,4 @@ pub mod place;
 pub mod ready;
 pub mod runtime;
 pub mod signals;
+pub mod status;

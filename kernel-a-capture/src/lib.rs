@@ -9,6 +9,6 @@ pub mod error;
 pub mod open;
 pub mod pacing;
 pub mod paint;
+pub mod run;
 pub mod source;
 pub mod sources;
-pub mod run;

@@ -70,13 +70,18 @@ fn capture(kernel: &mut Kernel) -> Result<(), Failure> {
     kernel.running();
     let mut frame_id = ring.last_key().id() + 1;
     while kernel.turn()? {
+        if kernel.reloaded() && spec.policy == Policy::Live {
+            if let Some(config) = kernel.config.capture(&kernel.name.name) {
+                ring.set_max_latency_ns(config.max_latency_ns(format.fps));
+            }
+        }
         if patience.is_some() {
             ring.set_memo(source.stream_header());
         }
         match source.wait(&stop).map_err(|error| Failure::recover(error.recovery(), error))? {
             Wait::Ready => {}
             Wait::Stopped => break,
-            Wait::End => return drain(kernel, &mut ring),
+            Wait::End => return drain(kernel, &ring),
         }
         let dropped = ring.drop_expired().map_err(kernel::ring)?;
         let Some(claim) = ring.claim().map_err(kernel::ring)? else {
@@ -93,7 +98,7 @@ fn capture(kernel: &mut Kernel) -> Result<(), Failure> {
         match fill(kernel, &mut ring, source.as_mut(), claim, frame_id, &format, &stop)? {
             Filled::Published => frame_id += 1,
             Filled::Nothing => {}
-            Filled::End => return drain(kernel, &mut ring),
+            Filled::End => return drain(kernel, &ring),
         }
         if dropped > 0 || ring.revoked() > 0 {
             count_drops(kernel, &ring);
@@ -155,7 +160,7 @@ fn fill(
 
 /// The source has ended: what it gave is still on its way. Stays until nobody owes any of it, so that a
 /// file's last frames reach the wire, then keeps the ring alive until it is asked to end.
-fn drain(kernel: &mut Kernel, ring: &mut Producer) -> Result<(), Failure> {
+fn drain(kernel: &mut Kernel, ring: &Producer) -> Result<(), Failure> {
     tracing::info!(last_frame_id = ring.last_key().id(), "The source has ended");
     kernel.telemetry.set_message("The source has ended");
     while kernel.turn()? {

@@ -53,7 +53,8 @@ fn process(kernel: &mut Kernel) -> Result<(), Failure> {
     let name = kernel.name.name.clone();
     let Some(config) = kernel.config.process(&name).cloned() else { return Ok(()) };
     if matches!(config.engine, ConfiguredEngine::Vulkan | ConfiguredEngine::OpenCl) {
-        let text = format!("process.engine = \"{}\" is not in this build; use \"auto\" or \"cpu\"", config.engine.name());
+        let text =
+            format!("process.engine = \"{}\" is not in this build; use \"auto\" or \"cpu\"", config.engine.name());
         return Err(Failure::new(Exit::Unavailable, text));
     }
     let spec = kernel.ring_spec(Rational { num: 60, den: 1 });
@@ -168,13 +169,26 @@ impl Processor {
                 let to: PixelFormat = output.pixel_format;
                 let path = format!(
                     "{} {}: {} {}x{} to {} {}x{}",
-                    engine.name(), engine.path(), name, in_wh.0, in_wh.1, to.name(), output.width, output.height
+                    engine.name(),
+                    engine.path(),
+                    name,
+                    in_wh.0,
+                    in_wh.1,
+                    to.name(),
+                    output.width,
+                    output.height
                 );
                 kernel.telemetry.set_path(&path);
                 Work::Convert { engine, output }
             }
         };
-        tracing::info!(width = in_wh.0, height = in_wh.1, format = name, pass = matches!(work, Work::Pass), "Processing");
+        tracing::info!(
+            width = in_wh.0,
+            height = in_wh.1,
+            format = name,
+            pass = matches!(work, Work::Pass),
+            "Processing"
+        );
         self.work = Some((*format, work));
         Ok(())
     }

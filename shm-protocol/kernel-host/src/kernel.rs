@@ -20,6 +20,7 @@ use shm_protocol::pool::PoolDirectory;
 use shm_protocol::ring::RingError;
 use shm_protocol::telemetry::{Counter, Telemetry};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -44,6 +45,9 @@ pub struct Kernel {
     pub stop: Stop,
     notifier: Notifier,
     next_check_ns: u64,
+    args: KernelArgs,
+    /// Set by SIGHUP: the kept overrides changed.
+    reload: Arc<AtomicBool>,
 }
 
 impl Kernel {
@@ -60,6 +64,9 @@ impl Kernel {
         }
         log::init(&start.config.log)?;
         let stop = Stop::install().map_err(|error| Failure::new(Exit::Internal, error))?;
+        let reload = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload))
+            .map_err(|error| Failure::new(Exit::Internal, error))?;
         let notifier = Notifier::from_env().map_err(|error| Failure::new(Exit::Internal, error))?;
         // Before any thread starts: threads inherit the cpus.
         let cpus = match start.config.cpus(&start.kernel) {
@@ -93,6 +100,8 @@ impl Kernel {
             stop,
             notifier,
             next_check_ns: 0,
+            args: args.clone(),
+            reload,
         }))
     }
 
@@ -121,6 +130,24 @@ impl Kernel {
             }
         }
         Ok(!self.stop.requested())
+    }
+
+    /// Reads the configuration again if the supervisor says that a live key changed (SIGHUP). `true`: it did,
+    /// and `config` is the new one. A configuration that is wrong by now changes nothing.
+    pub fn reloaded(&mut self) -> bool {
+        if !self.reload.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        match self.args.start(self.name.kind) {
+            Ok(start) => {
+                self.config = start.config;
+                true
+            }
+            Err(failure) => {
+                tracing::warn!(%failure, "The changed configuration is not taken");
+                false
+            }
+        }
     }
 
     /// Ends in order.

@@ -252,6 +252,20 @@ impl Lease {
         self.table.record(self.index).state.store(KernelState::Stopped as u64, Ordering::Release);
     }
 
+    /// S3: gives the lease to the candidate that asked for it. Everything this epoch published stands; what it
+    /// had taken and not finished is still owed, and the successor does it. Returns how to watch over that.
+    pub fn yield_to_candidate(self) -> Yielded {
+        let record = self.table.record(self.index);
+        // Opened before the lock goes, while the candidate is certainly the one that holds CAND.
+        let successor = Pid::from_raw(record.cand_pid.load(Ordering::Acquire) as i32)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        record.wish.store(0, Ordering::Release);
+        record.state.store(KernelState::Stopped as u64, Ordering::Release);
+        let unlock = Lock::Active(self.index, record.lock_generation.load(Ordering::Acquire)).unlocked();
+        let _ = fcntl(&self.locks, FcntlArg::F_OFD_SETLK(&unlock));
+        Yielded { table: Arc::clone(&self.table), index: self.index, epoch: self.epoch, successor }
+    }
+
     pub(crate) fn guard(&self) -> Guard {
         let record = EpochInSegment { segment: Arc::clone(self.table.segment()), index: self.index };
         Guard::new(self.epoch, Arc::new(record))
@@ -260,6 +274,29 @@ impl Lease {
     /// Whether this epoch still is the current one.
     pub fn is_current(&self) -> bool {
         self.table.record(self.index).epoch.load(Ordering::Acquire) == self.epoch
+    }
+}
+
+/// A lease that was given to a candidate.
+pub struct Yielded {
+    table: Arc<LeaseTable>,
+    index: usize,
+    epoch: u64,
+    successor: Option<OwnedFd>,
+}
+
+impl Yielded {
+    /// Epoch of the process that took over; `None` while nobody has.
+    pub fn successor_epoch(&self) -> Option<u64> {
+        let epoch = self.table.record(self.index).epoch.load(Ordering::Acquire);
+        (epoch > self.epoch).then_some(epoch)
+    }
+
+    /// Ends a candidate that does not take what it was given (S5): the one who yielded takes it back.
+    pub fn kill_successor(&self) {
+        if let Some(pidfd) = &self.successor {
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
     }
 }
 

@@ -1,1 +1,10 @@
 //! Kernel B: processes pixels, or passes them on by reference.
+//!
+//! [`engine::plan`] decides from the input's format and the wishes whether pixels must be touched at all;
+//! an [`engine::Engine`] carries out what was planned.
+
+pub mod color;
+pub mod engine;
+pub mod engines;
+pub mod error;
+pub mod run;

@@ -1,0 +1,4 @@
+//! The sources this build has.
+
+pub mod file;
+pub mod pattern;

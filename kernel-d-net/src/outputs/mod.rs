@@ -1,0 +1,4 @@
+//! Where access units go: one module per kind of viewer.
+
+pub mod http;
+pub mod rtp;

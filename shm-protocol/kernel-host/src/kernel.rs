@@ -1,0 +1,278 @@
+//! A kernel's life around its media: started, pinned, leased, seen, and ended with the right exit code.
+
+use crate::args::KernelArgs;
+use crate::config::{Config, Policy as ConfiguredPolicy};
+use crate::exit::{Exit, Failure};
+use crate::name::{KernelName, Kind};
+use crate::ready::Notifier;
+use crate::runtime::RuntimeDir;
+use crate::signals::Stop;
+use crate::{handover, log, pin, place};
+use shm_protocol::attach::{Content, Policy, RingSpec, RoleSpec};
+use shm_protocol::clock::monotonic_ns;
+use shm_protocol::error::ObjectError;
+use shm_protocol::fdpass;
+use shm_protocol::frame::Rational;
+use shm_protocol::input::Consumer;
+use shm_protocol::lease::{Candidate, Lease, LeaseTable};
+use shm_protocol::output::OpenError;
+use shm_protocol::pool::PoolDirectory;
+use shm_protocol::ring::RingError;
+use shm_protocol::telemetry::{Counter, Telemetry};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Longest a loop sleeps: its heartbeat stays fresh and every missed wake-up ends here.
+pub const LONGEST_SLEEP_NS: u64 = 50_000_000;
+
+/// A running kernel: the right to write its ring, and everything that is the same in all four.
+pub struct Kernel {
+    /// Which one.
+    pub name: KernelName,
+    /// The configuration in effect.
+    pub config: Config,
+    /// Sockets, logs, outputs.
+    pub runtime: RuntimeDir,
+    /// The right to write.
+    pub lease: Lease,
+    /// What others see of it.
+    pub telemetry: Telemetry,
+    /// Pools mapped here, served to whoever asks.
+    pub directory: Arc<PoolDirectory>,
+    /// Whether somebody asked it to end.
+    pub stop: Stop,
+    notifier: Notifier,
+    next_check_ns: u64,
+    args: KernelArgs,
+    /// Set by SIGHUP: the kept overrides changed.
+    reload: Arc<AtomicBool>,
+}
+
+impl Kernel {
+    /// Starts a kernel up to the moment it holds its lease. `Ok(None)`: it was asked to end, or only to show
+    /// its configuration.
+    ///
+    /// # Errors
+    /// [`Failure`] with the exit code that tells the supervisor what to do.
+    pub fn start(args: &KernelArgs, kind: Kind) -> Result<Option<Kernel>, Failure> {
+        let start = args.start(kind)?;
+        if args.check {
+            print!("{}", start.config.effective_toml());
+            return Ok(None);
+        }
+        log::init(&start.config.log)?;
+        let stop = Stop::install().map_err(|error| Failure::new(Exit::Internal, error))?;
+        let reload = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload))
+            .map_err(|error| Failure::new(Exit::Internal, error))?;
+        let notifier = Notifier::from_env().map_err(|error| Failure::new(Exit::Internal, error))?;
+        // Before any thread starts: threads inherit the cpus.
+        let cpus = match start.config.cpus(&start.kernel) {
+            Some(cpus) => {
+                pin::pin(cpus)?;
+                Some(cpus.clone())
+            }
+            None => {
+                let placed = place::place(&pin::online_cpus()?, &place::demands(&start.config), &[]);
+                let cpus = placed.get(&start.kernel).cloned();
+                cpus.iter().for_each(pin::pin_if_possible);
+                cpus
+            }
+        };
+        start.runtime.create()?;
+        let Some(lease) = take_lease(&start.runtime, &start.kernel, args.standby, &stop)? else { return Ok(None) };
+        let kernel = start.kernel.to_string();
+        let telemetry = page(&start.runtime, &start.kernel, &lease)?;
+        let cpus: Vec<usize> = cpus.iter().flat_map(pin::CpuSet::iter).collect();
+        telemetry.set_cpus(&cpus);
+        let directory = Arc::<PoolDirectory>::default();
+        fdpass::serve(start.runtime.path(), &kernel, Arc::clone(&directory)).map_err(object)?;
+        tracing::info!(kernel, epoch = lease.epoch(), pid = std::process::id(), ?cpus, "Started");
+        Ok(Some(Kernel {
+            name: start.kernel,
+            config: start.config,
+            runtime: start.runtime,
+            lease,
+            telemetry,
+            directory,
+            stop,
+            notifier,
+            next_check_ns: 0,
+            args: args.clone(),
+            reload,
+        }))
+    }
+
+    /// Everything is open and recovered: the next candidate may come, and whoever waits for us is told.
+    pub fn running(&mut self) {
+        self.lease.running();
+        self.notifier.ready();
+    }
+
+    /// Once a loop turn: shows that the loop turns and keeps the figures fresh. `false`: leave the loop, because
+    /// the kernel is asked to end or a successor is ready to take over.
+    ///
+    /// # Errors
+    /// [`Failure`] "temporary" when somebody removed the instance's objects by hand.
+    pub fn turn(&mut self) -> Result<bool, Failure> {
+        self.lease.beat();
+        let now = monotonic_ns();
+        self.telemetry.tick(now);
+        if now >= self.next_check_ns {
+            const CHECK_NS: u64 = 1_000_000_000;
+            self.next_check_ns = now + CHECK_NS;
+            self.telemetry.set(Counter::PoolBytes, self.directory.total_bytes());
+            self.notifier.watchdog();
+            if !self.lease.table().is_linked() {
+                let text = "The instance's shared-memory objects were removed while it ran; starting anew";
+                return Err(Failure::new(Exit::Temporary, text));
+            }
+        }
+        Ok(!self.stop.requested() && self.lease.wanted_successor().is_none())
+    }
+
+    /// Reads the configuration again if the supervisor says that a live key changed (SIGHUP). `true`: it did,
+    /// and `config` is the new one. A configuration that is wrong by now changes nothing.
+    pub fn reloaded(&mut self) -> bool {
+        if !self.reload.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        match self.args.start(self.name.kind) {
+            Ok(start) => {
+                self.config = start.config;
+                true
+            }
+            Err(failure) => {
+                tracing::warn!(%failure, "The changed configuration is not taken");
+                false
+            }
+        }
+    }
+
+    /// Runs `body` until the kernel is asked to end, or has handed over to a successor for good. `body` opens
+    /// its rings anew each time: a kernel that takes over again from a failed successor is a new epoch.
+    ///
+    /// # Errors
+    /// The [`Failure`] of `body` or of the hand-over.
+    pub fn serve(mut self, mut body: impl FnMut(&mut Kernel) -> Result<(), Failure>) -> Result<(), Failure> {
+        loop {
+            body(&mut self)?;
+            if self.stop.requested() || self.lease.wanted_successor().is_none() {
+                self.notifier.stopping();
+                tracing::info!(kernel = %self.name, "Stopped");
+                self.lease.stop();
+                return Ok(());
+            }
+            tracing::info!(kernel = %self.name, "Handing over to a successor");
+            let Some(lease) = handover::hand_over(self.lease, &self.runtime, &self.name, &self.stop)? else {
+                tracing::info!(kernel = %self.name, "The successor carries the stream");
+                return Ok(());
+            };
+            tracing::warn!(kernel = %self.name, epoch = lease.epoch(), "The successor failed; going on");
+            self.telemetry = page(&self.runtime, &self.name, &lease)?;
+            self.lease = lease;
+        }
+    }
+
+    /// The output ring of this kernel as the configuration declares it.
+    pub fn ring_spec(&self, fps: Rational) -> RingSpec {
+        let content = if self.name.kind == Kind::Encode { Content::AccessUnits } else { Content::Pixels };
+        let (policy, max_latency_ns) = self.policy(fps);
+        let readers = self.config.readers(&self.name);
+        RingSpec {
+            kernel: self.name.to_string(),
+            content,
+            policy,
+            slots: self.config.slots(&self.name).unwrap_or(16) as usize,
+            max_latency_ns,
+            // What the main chain loses is lost to every viewer; further renditions are skipped when slow.
+            roles: readers.iter().map(|r| RoleSpec { kernel: r.to_string(), required: r.is_main() }).collect(),
+        }
+    }
+
+    /// The policy of the capture instance at the head of this kernel's chain.
+    fn policy(&self, fps: Rational) -> (Policy, u64) {
+        let mut kernel = self.name.clone();
+        while kernel.kind != Kind::Capture {
+            match self.config.inputs(&kernel).first() {
+                Some(input) => kernel = input.clone(),
+                None => break,
+            }
+        }
+        match self.config.capture(&kernel.name) {
+            Some(capture) if capture.policy == ConfiguredPolicy::Lossless => (Policy::Lossless, 0),
+            Some(capture) => (Policy::Live, capture.max_latency_ns(fps)),
+            None => (Policy::Live, 0),
+        }
+    }
+
+    /// Attaches to the ring of `producer`, waiting for it to appear. `Ok(None)`: asked to end meanwhile.
+    ///
+    /// # Errors
+    /// [`Failure`] for a ring of another ABI.
+    pub fn attach(&mut self, producer: &KernelName) -> Result<Option<Consumer>, Failure> {
+        /// A ring appears within milliseconds of its kernel's start.
+        const LOOK_AGAIN: Duration = Duration::from_millis(2);
+        let (own, from) = (self.name.to_string(), producer.to_string());
+        loop {
+            match Consumer::attach(&self.lease, &own, &from, &self.directory, self.runtime.path()) {
+                Ok(consumer) => return Ok(Some(consumer)),
+                Err(ObjectError::Missing { .. }) => {}
+                Err(error) => return Err(object(error)),
+            }
+            if !self.turn()? || self.stop.wait(LOOK_AGAIN) {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+fn page(runtime: &RuntimeDir, kernel: &KernelName, lease: &Lease) -> Result<Telemetry, Failure> {
+    Telemetry::create(runtime.instance(), &kernel.to_string(), lease.epoch()).map_err(object)
+}
+
+/// Waits for the lease: at once where nobody holds it, else until its holder died or yielded.
+fn take_lease(runtime: &RuntimeDir, kernel: &KernelName, standby: bool, stop: &Stop) -> Result<Option<Lease>, Failure> {
+    let table = LeaseTable::join(runtime.instance()).map_err(object)?;
+    let name = kernel.to_string();
+    let candidate = Candidate::enter(&table, &name, true).map_err(object)?;
+    candidate.ready();
+    let candidate = match candidate.try_activate().map_err(object)? {
+        Ok(lease) => return Ok(Some(lease)),
+        Err(candidate) => candidate,
+    };
+    if !standby {
+        tracing::info!(kernel = name, "Another process holds the lease; waiting for it to end");
+    }
+    handover::wait_for_lease(candidate, stop)
+}
+
+/// The failure an object's error is.
+pub fn object(error: ObjectError) -> Failure {
+    match error {
+        ObjectError::Unavailable { .. } => Failure::new(Exit::Unavailable, error),
+        _ => Failure::recover(error.recovery(), error),
+    }
+}
+
+/// The failure a ring's error is: a fenced kernel ends with its own code.
+pub fn ring(error: RingError) -> Failure {
+    match error {
+        RingError::Fenced { .. } => Failure::new(Exit::Fenced, error),
+        _ => Failure::recover(error.recovery(), error),
+    }
+}
+
+/// The failure of opening a ring.
+pub fn open(error: OpenError) -> Failure {
+    match error {
+        OpenError::Object(error) => object(error),
+        OpenError::Ring(error) => ring(error),
+    }
+}
+
+/// The deadline of a sleep that begins now: two frame intervals, 50 ms at the most.
+pub fn deadline_ns(interval_ns: u64) -> u64 {
+    monotonic_ns() + (2 * interval_ns).clamp(1_000_000, LONGEST_SLEEP_NS)
+}

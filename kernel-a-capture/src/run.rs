@@ -26,12 +26,10 @@ use std::time::Duration;
 /// # Errors
 /// [`Failure`] with the exit code for the supervisor.
 pub fn run(args: &KernelArgs) -> Result<(), Failure> {
-    let Some(mut kernel) = Kernel::start(args, Kind::Capture)? else { return Ok(()) };
-    let result = capture(&mut kernel);
-    if result.is_ok() {
-        kernel.finish();
+    match Kernel::start(args, Kind::Capture)? {
+        Some(kernel) => kernel.serve(capture),
+        None => Ok(()),
     }
-    result
 }
 
 fn capture(kernel: &mut Kernel) -> Result<(), Failure> {

@@ -23,12 +23,10 @@ use shm_protocol::telemetry::{Counter, Measure};
 /// # Errors
 /// [`Failure`] with the exit code for the supervisor.
 pub fn run(args: &KernelArgs) -> Result<(), Failure> {
-    let Some(mut kernel) = Kernel::start(args, Kind::Process)? else { return Ok(()) };
-    let result = process(&mut kernel);
-    if result.is_ok() {
-        kernel.finish();
+    match Kernel::start(args, Kind::Process)? {
+        Some(kernel) => kernel.serve(process),
+        None => Ok(()),
     }
-    result
 }
 
 /// What is done with frames of one input format.

@@ -25,12 +25,10 @@ use shm_protocol::telemetry::{Counter, Measure};
 /// # Errors
 /// [`Failure`] with the exit code for the supervisor.
 pub fn run(args: &KernelArgs) -> Result<(), Failure> {
-    let Some(mut kernel) = Kernel::start(args, Kind::Encode)? else { return Ok(()) };
-    let result = encode(&mut kernel);
-    if result.is_ok() {
-        kernel.finish();
+    match Kernel::start(args, Kind::Encode)? {
+        Some(kernel) => kernel.serve(encode),
+        None => Ok(()),
     }
-    result
 }
 
 fn encode(kernel: &mut Kernel) -> Result<(), Failure> {

@@ -19,12 +19,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// # Errors
 /// [`Failure`] with the exit code for the supervisor.
 pub fn run(args: &KernelArgs) -> Result<(), Failure> {
-    let Some(mut kernel) = Kernel::start(args, Kind::Net)? else { return Ok(()) };
-    let result = net(&mut kernel);
-    if result.is_ok() {
-        kernel.finish();
+    match Kernel::start(args, Kind::Net)? {
+        Some(kernel) => kernel.serve(net),
+        None => Ok(()),
     }
-    result
 }
 
 /// The status of the instance, for the watch page.

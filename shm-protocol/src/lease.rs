@@ -9,6 +9,7 @@ pub use record::{CandidateState, KernelState, LeaseInfo};
 pub use table::{LeaseTable, MAX_KERNELS, Removal};
 
 use crate::clock::monotonic_ns;
+use crate::crash::crash_point;
 use crate::error::ObjectError;
 use crate::ring::{EpochMemory, Guard};
 use crate::segment::Segment;
@@ -19,6 +20,8 @@ use record::LeaseRecord;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 use table::Lock;
 
 /// Shows a sign of life in the name of a lease from another thread than its loop's.
@@ -40,8 +43,8 @@ pub struct Candidate {
     table: Arc<LeaseTable>,
     index: usize,
     /// Locks belong to an open file description; this one is the candidate's own.
-    locks: Arc<OwnedFd>,
-    holds_cand: bool,
+    /// `None` once the lease has it.
+    locks: Option<OwnedFd>,
 }
 
 /// The only right to write this kernel's ring, session and role bits. Ends with the process or a yield.
@@ -49,8 +52,13 @@ pub struct Lease {
     table: Arc<LeaseTable>,
     index: usize,
     epoch: u64,
-    locks: Arc<OwnedFd>,
+    /// Has the candidacy until this holder runs.
+    candidacy: Option<OwnedFd>,
+    /// Has the lease itself.
+    #[expect(dead_code, reason = "the lock lasts as long as its open file description")]
+    active: OwnedFd,
     bridged_death: bool,
+    predecessor_lingers: bool,
 }
 
 /// The lease record of one kernel, as an epoch to compare with.
@@ -81,27 +89,36 @@ impl Candidate {
         let index = table.index_of(kernel, true)?;
         let locks = table.lock_description()?;
         let lock = Lock::Candidate(index).exclusive();
-        let call = if wait { FcntlArg::F_OFD_SETLKW(&lock) } else { FcntlArg::F_OFD_SETLK(&lock) };
-        match fcntl(&locks, call) {
-            Ok(_) => {}
-            Err(errno) if locked(errno) => {
-                return Err(ObjectError::Busy { what: format!("The candidacy for {kernel}"), pid: 0 });
-            }
-            Err(errno) => {
-                return Err(ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: kernel.to_owned(), errno });
+        crash_point!((), "lease: before the candidacy");
+        loop {
+            let call = if wait { FcntlArg::F_OFD_SETLKW(&lock) } else { FcntlArg::F_OFD_SETLK(&lock) };
+            match fcntl(&locks, call) {
+                Ok(_) => break,
+                Err(Errno::EINTR) => {}
+                Err(errno) if locked(errno) => {
+                    return Err(ObjectError::Busy { what: format!("The candidacy for {kernel}"), pid: 0 });
+                }
+                Err(errno) => {
+                    return Err(ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: kernel.to_owned(), errno });
+                }
             }
         }
+        crash_point!((), "lease: a candidate without a ticket");
         let record = table.record(index);
         record.cand_pid.store(u64::from(std::process::id()), Ordering::Relaxed);
-        record.cand_ticket.fetch_add(1, Ordering::AcqRel);
+        // A dead candidate may have left READY; its ticket must not look ready under the new number.
         record.cand_state.store(CandidateState::Preparing as u64, Ordering::Release);
-        Ok(Candidate { table: Arc::clone(table), index, locks: Arc::new(locks), holds_cand: true })
+        crash_point!((), "lease: before the ticket");
+        record.cand_ticket.fetch_add(1, Ordering::AcqRel);
+        crash_point!((), "lease: a candidate");
+        Ok(Candidate { table: Arc::clone(table), index, locks: Some(locks) })
     }
 
     /// L2 is done: this candidate could take over at once. Returns its ticket.
     pub fn ready(&self) -> u64 {
         let record = self.table.record(self.index);
         record.cand_state.store(CandidateState::Ready as u64, Ordering::Release);
+        crash_point!((), "lease: ready");
         record.bell.ring();
         record.cand_ticket.load(Ordering::Acquire)
     }
@@ -111,29 +128,55 @@ impl Candidate {
     /// # Errors
     /// [`ObjectError::System`] when the lock call itself fails.
     pub fn try_activate(self) -> Result<Result<Lease, Candidate>, ObjectError> {
-        let lock = Lock::Active(self.index, self.generation()).exclusive();
-        match fcntl(&self.locks, FcntlArg::F_OFD_SETLK(&lock)) {
-            Ok(_) => Ok(Ok(self.into_lease())),
-            Err(errno) if locked(errno) => Ok(Err(self)),
-            Err(errno) => Err(self.lock_failed(errno)),
+        loop {
+            let generation = self.generation();
+            let active = self.table.lock_description()?;
+            match fcntl(&active, FcntlArg::F_OFD_SETLK(&Lock::Active(self.index, generation).exclusive())) {
+                // A forced takeover moved the lease to its next lock generation meanwhile.
+                Ok(_) if self.generation() != generation => {}
+                Ok(_) => return Ok(Ok(self.into_lease(active))),
+                Err(errno) if locked(errno) => return Ok(Err(self)),
+                Err(errno) => return Err(self.lock_failed(errno)),
+            }
         }
     }
 
-    /// L3–L5: waits until the holder died, yielded or was forced out, then holds the lease. Blocks in the
-    /// kernel of the OS: call it from a thread that has nothing else to do.
+    /// L3–L5: waits until the holder died, yielded or was forced out, then holds the lease.
     ///
     /// # Errors
-    /// [`ObjectError::System`] when the lock call fails.
+    /// [`ObjectError::System`] when the lock call fails or no thread can be had.
     pub fn activate(self) -> Result<Lease, ObjectError> {
+        /// How often to look whether the holder was forced out. Only then does this time count: a death
+        /// or a yield ends the lock call itself.
+        const LOOK_AGAIN: Duration = Duration::from_millis(20);
         loop {
             let generation = self.generation();
+            let description = self.table.lock_description()?;
             let lock = Lock::Active(self.index, generation).exclusive();
-            match fcntl(&self.locks, FcntlArg::F_OFD_SETLKW(&lock)) {
-                // A forced takeover moved the lease to its next lock generation meanwhile.
-                Ok(_) if self.generation() != generation => {}
-                Ok(_) => return Ok(self.into_lease()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(self.lock_failed(errno)),
+            // The lock call has no time-out, and the holder that was forced out never lets go. A thread
+            // waits in it; given up, it drops the lock of its own description should it ever get it.
+            let (sender, granted) = std::sync::mpsc::channel();
+            let wait = move || {
+                let result = loop {
+                    match fcntl(&description, FcntlArg::F_OFD_SETLKW(&lock)) {
+                        Err(Errno::EINTR) => {}
+                        result => break result,
+                    }
+                };
+                let _ = sender.send(result.map(|_| description));
+            };
+            std::thread::Builder::new()
+                .name("lease-wait".to_owned())
+                .spawn(wait)
+                .map_err(|error| self.lock_failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN))))?;
+            loop {
+                match granted.recv_timeout(LOOK_AGAIN) {
+                    Ok(Ok(active)) if self.generation() == generation => return Ok(self.into_lease(active)),
+                    Ok(Err(errno)) => return Err(self.lock_failed(errno)),
+                    Err(RecvTimeoutError::Timeout) if self.generation() == generation => {}
+                    Err(RecvTimeoutError::Disconnected) => return Err(self.lock_failed(Errno::ECANCELED)),
+                    Ok(Ok(_)) | Err(RecvTimeoutError::Timeout) => break,
+                }
             }
         }
     }
@@ -147,40 +190,45 @@ impl Candidate {
     }
 
     /// L4, L5: the old epoch is over in every respect, and this process is the new one.
-    fn into_lease(mut self) -> Lease {
+    fn into_lease(mut self, active: OwnedFd) -> Lease {
+        crash_point!((), "lease: taken, nothing written");
         let record = self.table.record(self.index);
         let before = record.state.load(Ordering::Acquire);
         // A holder that ended in order says so; any other end is a death whose frames are to be bridged.
         let bridged_death = before != KernelState::Absent as u64 && before != KernelState::Stopped as u64;
-        if bridged_death {
-            wait_for_exit(record);
-        }
+        let predecessor_lingers = bridged_death && !wait_for_exit(record);
         let epoch = record.epoch.load(Ordering::Acquire) + 1;
+        crash_point!((), "lease: before the state");
+        // Before the pid: dead from here on, this process has died at work and its successor bridges.
+        record.state.store(KernelState::Recovering as u64, Ordering::Release);
+        crash_point!((), "lease: before the pid");
         record.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
+        crash_point!((), "lease: before the start time");
         record.start_time.store(start_time(std::process::id()).unwrap_or(0), Ordering::Relaxed);
         record.heartbeat_ns.store(monotonic_ns(), Ordering::Relaxed);
-        record.state.store(KernelState::Recovering as u64, Ordering::Relaxed);
+        crash_point!((), "lease: before the epoch");
         // SYNC: lease-epoch (release side): from here on every handle of an older epoch is fenced.
         record.epoch.store(epoch, Ordering::Release);
-        self.holds_cand = false;
-        let (table, locks) = (Arc::clone(&self.table), Arc::clone(&self.locks));
-        Lease { table, index: self.index, epoch, locks, bridged_death }
+        crash_point!((), "lease: active");
+        let (table, candidacy) = (Arc::clone(&self.table), self.locks.take());
+        Lease { table, index: self.index, epoch, candidacy, active, bridged_death, predecessor_lingers }
     }
 }
 
 /// The lock of a dying process goes before its devices and ports do: wait for the whole of it, at most 1 s
-/// (a driver may hold it for ever; with SIGKILL pending it runs no further instruction).
-fn wait_for_exit(record: &LeaseRecord) {
+/// (a driver may hold it for ever; with SIGKILL pending it runs no further instruction). `false`: it is
+/// still there.
+fn wait_for_exit(record: &LeaseRecord) -> bool {
     const PATIENCE_MS: i64 = 1000;
     let pid = record.pid.load(Ordering::Relaxed) as i32;
     let started = record.start_time.load(Ordering::Relaxed);
     if pid as u32 == std::process::id() || start_time(pid as u32) != Some(started) {
-        return;
+        return true;
     }
-    let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return };
+    let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return true };
     let mut waits = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
     let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: PATIENCE_MS * 1_000_000 - 1 };
-    let _ = rustix::event::poll(&mut waits, Some(&timeout));
+    !matches!(rustix::event::poll(&mut waits, Some(&timeout)), Ok(0))
 }
 
 /// Start time of a process in clock ticks since boot: with the pid it names a process for ever.
@@ -192,7 +240,7 @@ pub fn start_time(pid: u32) -> Option<u64> {
 
 impl Drop for Candidate {
     fn drop(&mut self) {
-        if self.holds_cand {
+        if self.locks.is_some() {
             self.table.record(self.index).cand_state.store(CandidateState::None as u64, Ordering::Release);
         }
     }
@@ -222,11 +270,16 @@ impl Lease {
     /// Recovery is over: the next candidate may come, and everybody may know that this kernel runs.
     pub fn running(&self) {
         let record = self.table.record(self.index);
+        crash_point!((), "lease: before the candidacy ends");
         record.cand_state.store(CandidateState::None as u64, Ordering::Release);
         record.state.store(KernelState::Running as u64, Ordering::Release);
-        let unlock = Lock::Candidate(self.index).unlocked();
-        let _ = fcntl(&self.locks, FcntlArg::F_OFD_SETLK(&unlock));
+        crash_point!((), "lease: before the candidacy is free");
+        if let Some(candidacy) = &self.candidacy {
+            let _ = fcntl(candidacy, FcntlArg::F_OFD_SETLK(&Lock::Candidate(self.index).unlocked()));
+        }
+        crash_point!((), "lease: before the bell");
         record.bell.ring_unconditionally();
+        crash_point!((), "lease: running");
     }
 
     /// Shows that this kernel's loop turns: one store.
@@ -244,12 +297,36 @@ impl Lease {
         let record = self.table.record(self.index);
         let wish = record.wish.load(Ordering::Acquire);
         let ready = record.cand_state.load(Ordering::Acquire) == CandidateState::Ready as u64;
-        (wish != 0 && ready && wish == record.cand_ticket.load(Ordering::Acquire)).then_some(wish)
+        // A candidate that died leaves READY behind, but no lock: nobody would take over then.
+        (wish != 0 && ready && wish == record.cand_ticket.load(Ordering::Acquire))
+            .then_some(wish)
+            .filter(|_| self.table.has_candidate(self.index))
     }
 
     /// Ends in order: nothing of this epoch will be written any more. (The lock goes with the drop.)
     pub fn stop(self) {
+        crash_point!((), "lease: before the stop");
         self.table.record(self.index).state.store(KernelState::Stopped as u64, Ordering::Release);
+    }
+
+    /// S3: gives the lease to the candidate that asked for it. Everything this epoch published stands; what it
+    /// had taken and not finished is still owed, and the successor does it. Returns how to watch over that.
+    pub fn yield_to_candidate(self) -> Yielded {
+        let record = self.table.record(self.index);
+        // Opened before the lock goes, while the candidate is certainly the one that holds CAND.
+        let successor = Pid::from_raw(record.cand_pid.load(Ordering::Acquire) as i32)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        record.wish.store(0, Ordering::Release);
+        record.state.store(KernelState::Stopped as u64, Ordering::Release);
+        crash_point!((), "lease: before it is yielded");
+        // The lock goes with `self`, whose descriptor is the only one that holds it.
+        Yielded { table: Arc::clone(&self.table), index: self.index, epoch: self.epoch, successor }
+    }
+
+    /// Whether the predecessor was killed, lost the lease to [`LeaseTable::force_takeover`] and still is
+    /// there: a driver of its may write the buffers it had claimed, so they are put in quarantine.
+    pub fn predecessor_lingers(&self) -> bool {
+        self.predecessor_lingers
     }
 
     pub(crate) fn guard(&self) -> Guard {
@@ -260,6 +337,29 @@ impl Lease {
     /// Whether this epoch still is the current one.
     pub fn is_current(&self) -> bool {
         self.table.record(self.index).epoch.load(Ordering::Acquire) == self.epoch
+    }
+}
+
+/// A lease that was given to a candidate.
+pub struct Yielded {
+    table: Arc<LeaseTable>,
+    index: usize,
+    epoch: u64,
+    successor: Option<OwnedFd>,
+}
+
+impl Yielded {
+    /// Epoch of the process that took over; `None` while nobody has.
+    pub fn successor_epoch(&self) -> Option<u64> {
+        let epoch = self.table.record(self.index).epoch.load(Ordering::Acquire);
+        (epoch > self.epoch).then_some(epoch)
+    }
+
+    /// Ends a candidate that does not take what it was given (S5): the one who yielded takes it back.
+    pub fn kill_successor(&self) {
+        if let Some(pidfd) = &self.successor {
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
     }
 }
 

@@ -6,6 +6,9 @@ pub mod attach;
 pub mod clock;
 #[cfg(not(loom))]
 pub mod control;
+#[cfg(all(not(loom), feature = "crash-points"))]
+pub mod crash;
+#[cfg(not(all(not(loom), feature = "crash-points")))]
 pub(crate) mod crash;
 #[cfg(not(loom))]
 pub mod descriptor;

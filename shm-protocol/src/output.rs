@@ -9,7 +9,7 @@ pub use room::LiveState;
 
 use crate::attach::{Content, Policy, RingSpec, create_or_adopt, load_text, store_text};
 use crate::clock;
-use crate::crash::Fuse;
+use crate::crash::{Fuse, crash_point};
 use crate::descriptor::{
     BufferRef, FrameDetails, FrameHead, StreamFormat, decode_format, encode_details, encode_format, encode_head, flag,
     format_is_used,
@@ -23,6 +23,9 @@ use crate::ring::{ProducerCore, RingError, SlotRef};
 use crate::slot::{Key, MAX_ROLES, SlotWord};
 use crate::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
+
+/// Lines of a whole descriptor.
+const ALL_LINES: usize = SLOT_WORDS / 8;
 
 /// A claimed slot, to be published or aborted.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,7 +69,7 @@ impl Producer {
         let ring_uid = lease.index() as u32 + 1;
         let control = create_or_adopt(&instance, spec, u64::from(ring_uid))?;
         let mut core = ProducerCore { control, guard: lease.guard(), fuse: Fuse::default() };
-        let recovered = core.recover(|_| false)?;
+        let recovered = core.recover(|_| lease.predecessor_lingers())?;
         let mut producer = Producer {
             core,
             table: Arc::clone(lease.table()),
@@ -77,11 +80,30 @@ impl Producer {
             directory: Arc::clone(directory),
             format: None,
         };
+        producer.restore_line(recovered.last_key);
         producer.declare_roles()?;
         let line = &producer.core.control.producer;
         line.realtime_offset_ns.store(clock::realtime_offset_ns(), Ordering::Relaxed);
         line.tai_offset_ns.store(clock::tai_offset_ns(), Ordering::Relaxed);
         Ok((producer, recovered))
+    }
+
+    /// The header is told of a frame after the frame is published; a death in between leaves it one frame
+    /// behind the slot. The slot has absolute values, so taking them over may be repeated.
+    fn restore_line(&mut self, last_key: Key) {
+        let control = &self.core.control;
+        let (line, has_last) = (&control.producer, |slot: &usize| {
+            let word = control.load_state(*slot);
+            (word.is_ready() || word.is_free()) && control.key(*slot) == last_key
+        });
+        let Some(slot) = (0..control.slot_count()).find(has_last).filter(|_| last_key != Key::NONE) else { return };
+        if control.word(slot, slot_word::FLAGS) >> 48 == ALL_LINES as u64 {
+            line.source_position.store(control.word(slot, slot_word::SOURCE_POSITION), Ordering::Relaxed);
+            let counts = [&line.idr_count, &line.published, &line.tombstones];
+            for (index, count) in counts.into_iter().enumerate() {
+                count.store(control.word(slot, slot_word::COUNTS + index), Ordering::Relaxed);
+            }
+        }
     }
 
     /// Enters the configured consumers in the role table, each with its kernel's lease.
@@ -101,12 +123,15 @@ impl Producer {
                 )?;
             let lease = self.table.index_of(&role.kernel, true)?;
             let words = &control.roles[index].words;
+            crash_point!(self.core.fuse, "roles: before the name");
             store_text(&words[role_word::NAME..role_word::NAME + 4], &role.kernel);
+            crash_point!(self.core.fuse, "roles: before the lease");
             words[role_word::LEASE].store(lease as u64 + 1, Ordering::Release);
             if role.required {
                 required |= 1 << index;
             }
         }
+        crash_point!(self.core.fuse, "roles: before the required mask");
         control.identity.required_mask.store(required, Ordering::Release);
         Ok(())
     }
@@ -174,6 +199,7 @@ impl Producer {
             let serial = table[index][0].load(Ordering::Relaxed) as u32;
             let words = encode_format(format, serial.wrapping_add(1));
             for (word, value) in table[index].iter().zip(words) {
+                crash_point!(self.core.fuse, "format: before a word of the entry");
                 word.store(value, Ordering::Relaxed);
             }
         }
@@ -222,10 +248,20 @@ impl Producer {
         let mut words = [0u64; SLOT_WORDS];
         encode_head(&head, &mut words);
         encode_details(details, &mut words);
-        const ALL_LINES: usize = SLOT_WORDS / 8;
-        self.count(&head, details);
+        let counts = self.counts_with(&head);
+        words[slot_word::FLAGS] |= (ALL_LINES as u64) << 48;
+        words[slot_word::COUNTS..slot_word::COUNTS + counts.len()].copy_from_slice(&counts);
         let waiting = self.roles_awaiting_idr(&head);
-        self.core.publish(claim.at, head.key, &words, ALL_LINES, waiting)
+        let seen = self.core.publish(claim.at, head.key, &words, ALL_LINES, waiting)?;
+        // After the publication: a position stored before it would make a successor skip a frame that
+        // nobody got, and an IDR counted but never seen would repeat the parity of idr_pic_id.
+        let line = &self.core.control.producer;
+        for (word, value) in [&line.idr_count, &line.published, &line.tombstones].into_iter().zip(counts) {
+            word.store(value, Ordering::Relaxed);
+        }
+        crash_point!(self.core.fuse, "publish: before the source position");
+        line.source_position.store(details.source_position, Ordering::Relaxed);
+        Ok(seen)
     }
 
     /// Publishes only the head line: what a hand-off costs when nothing else is to be told.
@@ -238,14 +274,16 @@ impl Producer {
         self.core.publish(claim.at, head.key, &words, 1, 0)
     }
 
-    fn count(&self, head: &FrameHead, details: &FrameDetails) {
+    /// IDRs, frames and tombstones of this ring once a frame of this head is published.
+    fn counts_with(&self, head: &FrameHead) -> [u64; 3] {
         let line = &self.core.control.producer;
-        let add = |word: &AtomicU64| word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        add(if head.has(flag::TOMBSTONE) { &line.tombstones } else { &line.published });
-        if head.has(flag::IDR) {
-            add(&line.idr_count);
-        }
-        line.source_position.store(details.source_position, Ordering::Relaxed);
+        let plus = |word: &AtomicU64, more: bool| word.load(Ordering::Relaxed).wrapping_add(u64::from(more));
+        let tombstone = head.has(flag::TOMBSTONE);
+        [
+            plus(&line.idr_count, head.has(flag::IDR)),
+            plus(&line.published, !tombstone),
+            plus(&line.tombstones, tombstone),
+        ]
     }
 
     /// Gives a claimed slot back.

@@ -1,6 +1,7 @@
 //! The stage rule (PROTOCOL, exactly once): an input is released only after its output is published and
 //! nothing published refers to it any more; a restarted stage resumes at the first unfinished frame.
 
+use crate::crash::{Fuse, crash_point};
 use crate::descriptor::{FrameDetails, FrameHead, SlotReference, TombstoneReason, encode_reference, flag};
 use crate::input::{Consumer, Taken};
 use crate::layout::MAX_SLOTS;
@@ -27,6 +28,7 @@ pub struct Stage {
     held: Vec<Held>,
     /// Inputs behind the last one that must stay readable (temporal filters).
     history: u64,
+    fuse: Fuse,
 }
 
 /// What a look at the input gave.
@@ -41,7 +43,7 @@ pub enum Next {
 impl Stage {
     /// Joins two rings. `history`: how many finished inputs the stage still reads.
     pub fn new(input: Consumer, output: Producer, history: u64) -> Stage {
-        Stage { input, output, held: Vec::with_capacity(MAX_SLOTS), history }
+        Stage { input, output, held: Vec::with_capacity(MAX_SLOTS), history, fuse: Fuse::default() }
     }
 
     /// The next frame that is not finished. Frames that a dead predecessor finished are passed over: kept
@@ -84,6 +86,7 @@ impl Stage {
             ..taken.head
         };
         let seen = self.output.publish(claim, head, details)?;
+        crash_point!(self.fuse, "pass: before the referrer is noted");
         if let Some(held) = self.held.iter_mut().find(|h| h.at == taken.at) {
             held.referrer = seen.then_some(at);
         }
@@ -127,6 +130,7 @@ impl Stage {
             let finished = !held.key.is_after(last) && held.key.id().saturating_add(self.history) <= last.id();
             let depended_on = held.referrer.is_some_and(|at| self.output.is_outstanding(at));
             if finished && !depended_on {
+                crash_point!(self.fuse, "harvest: before an input is released");
                 self.input.release_slot(held.at)?;
                 self.held.swap_remove(index);
             } else {

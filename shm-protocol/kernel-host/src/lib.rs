@@ -32,6 +32,7 @@
 pub mod args;
 pub mod config;
 pub mod exit;
+mod handover;
 pub mod kernel;
 pub mod log;
 pub mod name;

@@ -213,9 +213,11 @@ impl LeaseTable {
         if !enter {
             return Err(ObjectError::Missing { name: kernel.to_owned() });
         }
-        if kernel.is_empty() || kernel.len() >= NAME_BYTES {
+        if kernel.len() >= NAME_BYTES {
             return Err(ObjectError::Name { name: kernel.to_owned() });
         }
+        // The name becomes part of object names and paths.
+        names::check_kernel(kernel)?;
         let description = self.lock_description()?;
         fcntl(&description, FcntlArg::F_OFD_SETLKW(&Lock::Table.exclusive())).map_err(|errno| ObjectError::System {
             what: "fcntl(F_OFD_SETLKW)",
@@ -234,6 +236,7 @@ impl LeaseTable {
         for (word, chunk) in self.record(index).name.iter().zip(bytes.chunks_exact(8)).rev() {
             let mut value = [0u8; 8];
             value.copy_from_slice(chunk);
+            crate::crash::crash_point!((), "lease: before a word of the name");
             word.store(u64::from_le_bytes(value), Ordering::Release);
         }
         Ok(index)
@@ -242,8 +245,17 @@ impl LeaseTable {
     /// Whether a living process holds lease `index` now.
     pub fn is_held(&self, index: usize) -> bool {
         let generation = self.record(index).lock_generation.load(Ordering::Acquire);
-        let mut probe = Lock::Active(index, generation).exclusive();
-        // The membership description holds no ACTIVE byte, so its own locks do not hide others'.
+        self.is_locked(Lock::Active(index, generation))
+    }
+
+    /// Whether a living process is the candidate for lease `index`.
+    pub(super) fn has_candidate(&self, index: usize) -> bool {
+        self.is_locked(Lock::Candidate(index))
+    }
+
+    fn is_locked(&self, lock: Lock) -> bool {
+        let mut probe = lock.exclusive();
+        // The membership description holds neither byte, so its own locks do not hide others'.
         match fcntl(&self.membership, FcntlArg::F_OFD_GETLK(&mut probe)) {
             Ok(_) => i32::from(probe.l_type) != libc::F_UNLCK,
             Err(_) => false,
@@ -286,27 +298,42 @@ impl LeaseTable {
     /// # Errors
     /// [`ObjectError::System`] when the lock call fails.
     pub fn remove_if_dead(instance: &str) -> Result<Removal, ObjectError> {
-        let table = match LeaseTable::observe(instance) {
-            Ok(table) => Some(table),
-            Err(ObjectError::Missing { .. } | ObjectError::Mismatch { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        if let Some(table) = &table {
-            match fcntl(&table.membership, FcntlArg::F_OFD_SETLK(&Lock::Instance.exclusive())) {
-                Ok(_) => {}
-                Err(Errno::EAGAIN | Errno::EACCES) => return Ok(Removal::StillAlive),
-                Err(errno) => {
-                    return Err(ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: instance.to_owned(), errno });
+        names::check_part(instance)?;
+        let path = format!("{}/{}", names::SHM_DIR, names::leases(instance));
+        // As for `join`: the table may be another one by the time its lock is ours.
+        const TRIES: usize = 10;
+        for _ in 0..TRIES {
+            let system = |what| move |errno| ObjectError::System { what, name: instance.to_owned(), errno };
+            // The file and its first byte are enough: a table of another ABI, whose content says nothing
+            // to us, is in use all the same while somebody holds the byte.
+            let table = match open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()) {
+                Ok(table) => Some(table),
+                Err(Errno::ENOENT) => None,
+                Err(errno) => return Err(system("open")(errno)),
+            };
+            if let Some(table) = &table {
+                match fcntl(table, FcntlArg::F_OFD_SETLK(&Lock::Instance.exclusive())) {
+                    Ok(_) => {}
+                    Err(Errno::EAGAIN | Errno::EACCES) => return Ok(Removal::StillAlive),
+                    Err(errno) => return Err(system("fcntl(F_OFD_SETLK)")(errno)),
+                }
+                if nix::sys::stat::fstat(table).map_err(system("fstat"))?.st_nlink == 0 {
+                    continue;
                 }
             }
+            let mut objects = names::existing(instance);
+            let leases = names::leases(instance);
+            if table.is_none() && objects.contains(&leases) {
+                continue;
+            }
+            // The table goes last: whoever joins meanwhile waits for its lock and then finds it unlinked.
+            objects.sort_by_key(|name| *name == leases);
+            for name in &objects {
+                names::unlink(name);
+            }
+            return Ok(Removal::Removed(objects.len()));
         }
-        let mut objects = names::existing(instance);
-        // The table goes last: whoever joins meanwhile waits for its lock and then finds it unlinked.
-        objects.sort_by_key(|name| *name == names::leases(instance));
-        for name in &objects {
-            names::unlink(name);
-        }
-        Ok(Removal::Removed(objects.len()))
+        Ok(Removal::StillAlive)
     }
 }
 

@@ -85,6 +85,10 @@ fn live_producer(w: &World) {
     let mut ring = spec(CAPTURE, &[(PROCESS, true), (PREVIEW, false)], Policy::Live, 2);
     ring.max_latency_ns = 1;
     let (mut producer, _) = Producer::open(&lease, &ring, &directory()).unwrap();
+    // The required role lives and is slow: nothing bridges a death, so frames may grow too old.
+    let process = w.instance.lease(PROCESS);
+    let slow = Consumer::attach(&process, PROCESS, CAPTURE, &directory(), &w.instance.dir).unwrap();
+    slow.set_bridging(false);
     // The role that is not required attaches and takes nothing.
     let preview = w.instance.lease(PREVIEW);
     let consumer = Consumer::attach(&preview, PREVIEW, CAPTURE, &directory(), &w.instance.dir).unwrap();
@@ -301,7 +305,7 @@ fn singles(name: &str) {
 
 /// Seconds for the pairs of one scenario; the order is scattered, so a sample covers all places.
 fn pair_budget() -> Duration {
-    let seconds = std::env::var("QUAD_PAIR_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(15);
+    let seconds = std::env::var("QUAD_PAIR_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(20);
     Duration::from_secs(seconds)
 }
 
@@ -415,8 +419,7 @@ fn flowing_encoder(w: &World) {
 fn flowing_stage(w: &World) {
     let lease = w.instance.lease(PROCESS);
     let pools = directory();
-    let (output, _) =
-        Producer::open(&lease, &spec(PROCESS, &[(ENCODE, true)], Policy::Lossless, 3), &pools).unwrap();
+    let (output, _) = Producer::open(&lease, &spec(PROCESS, &[(ENCODE, true)], Policy::Lossless, 3), &pools).unwrap();
     let input = attach_when_there(w, &lease, PROCESS, CAPTURE);
     let mut stage = Stage::new(input, output, 0);
     let mut pending = None;
@@ -589,7 +592,11 @@ fn a_reader_killed_in_every_step_of_a_hand_over_does_not_disturb_the_server() {
             End::Signal(libc::SIGKILL) => deaths += 1,
             End::Exit(0) => break,
             // It had released both frames before it died: nothing is owed any more.
-            End::Exit(101) if check_ring(&w.instance, CAPTURE, false, "hand-over").slots().iter().all(|s| s.owed() & 2 == 0) => break,
+            End::Exit(101)
+                if check_ring(&w.instance, CAPTURE, false, "hand-over").slots().iter().all(|s| s.owed() & 2 == 0) =>
+            {
+                break;
+            }
             other => panic!("point {at}: {other:?}"),
         }
     }

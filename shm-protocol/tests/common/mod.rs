@@ -66,7 +66,10 @@ pub fn spec(kernel: &str, consumers: &[(&str, bool)], policy: Policy, slots: usi
         policy,
         slots,
         max_latency_ns: 0,
-        roles: consumers.iter().map(|(k, required)| RoleSpec { kernel: (*k).to_owned(), required: *required }).collect(),
+        roles: consumers
+            .iter()
+            .map(|(k, required)| RoleSpec { kernel: (*k).to_owned(), required: *required })
+            .collect(),
     }
 }
 
@@ -258,6 +261,33 @@ impl SharedWords {
     }
 }
 
+/// A file in `/dev/shm`, mapped for reading and for vandalism.
+pub struct SharedFile(SharedWords);
+
+impl SharedFile {
+    pub fn map(path: &std::path::Path, bytes: usize) -> SharedFile {
+        use std::os::fd::AsRawFd;
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping, unmapped when this goes; accessed as atomics only.
+        let base =
+            unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        assert!(base != libc::MAP_FAILED);
+        SharedFile(SharedWords { base: base.cast(), len: bytes / 8 })
+    }
+
+    pub fn words(&self) -> &[AtomicU64] {
+        self.0.all()
+    }
+}
+
+impl Drop for SharedFile {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; `words` borrows from `self`.
+        unsafe { libc::munmap(self.0.base.cast_mut().cast(), self.0.len * 8) };
+    }
+}
+
 /// What a sink finished, as a durable output keeps it: word 0 counts, the ids follow. A sink that dies
 /// between noting a frame and releasing it gets it again and must know it.
 #[derive(Clone, Copy)]
@@ -283,7 +313,11 @@ impl Ledger {
             self.0.set(0, n);
         } else {
             let n = self.0.get(0);
-            assert!((1..=n).any(|i| self.0.get(i as usize) == id), "{id} comes after {} and was never seen", self.last());
+            assert!(
+                (1..=n).any(|i| self.0.get(i as usize) == id),
+                "{id} comes after {} and was never seen",
+                self.last()
+            );
         }
     }
 

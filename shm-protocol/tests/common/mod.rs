@@ -234,6 +234,11 @@ impl SharedWords {
         SharedWords { base: base.cast(), len }
     }
 
+    /// First byte, for those who bring their own locks.
+    pub fn base_ptr(&self) -> *mut u8 {
+        self.base.cast_mut().cast()
+    }
+
     pub fn all(&self) -> &[AtomicU64] {
         // SAFETY: `len` words are mapped for the life of the process.
         unsafe { std::slice::from_raw_parts(self.base, self.len) }

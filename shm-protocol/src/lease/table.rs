@@ -197,7 +197,8 @@ impl LeaseTable {
 
     /// The record of `kernel`, if it was ever entered.
     pub fn find(&self, kernel: &str) -> Option<usize> {
-        (0..MAX_KERNELS).find(|index| self.name_of(*index) == kernel)
+        // Unused records have an empty name.
+        (0..MAX_KERNELS).find(|index| !kernel.is_empty() && self.name_of(*index) == kernel)
     }
 
     /// The record of `kernel`; entered now if `enter`.

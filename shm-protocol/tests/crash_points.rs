@@ -415,8 +415,7 @@ fn flowing_encoder(w: &World) {
 fn flowing_stage(w: &World) {
     let lease = w.instance.lease(PROCESS);
     let pools = directory();
-    let (output, _) =
-        Producer::open(&lease, &spec(PROCESS, &[(ENCODE, true)], Policy::Lossless, 3), &pools).unwrap();
+    let (output, _) = Producer::open(&lease, &spec(PROCESS, &[(ENCODE, true)], Policy::Lossless, 3), &pools).unwrap();
     let input = attach_when_there(w, &lease, PROCESS, CAPTURE);
     let mut stage = Stage::new(input, output, 0);
     let mut pending = None;
@@ -589,7 +588,11 @@ fn a_reader_killed_in_every_step_of_a_hand_over_does_not_disturb_the_server() {
             End::Signal(libc::SIGKILL) => deaths += 1,
             End::Exit(0) => break,
             // It had released both frames before it died: nothing is owed any more.
-            End::Exit(101) if check_ring(&w.instance, CAPTURE, false, "hand-over").slots().iter().all(|s| s.owed() & 2 == 0) => break,
+            End::Exit(101)
+                if check_ring(&w.instance, CAPTURE, false, "hand-over").slots().iter().all(|s| s.owed() & 2 == 0) =>
+            {
+                break;
+            }
             other => panic!("point {at}: {other:?}"),
         }
     }

@@ -66,7 +66,10 @@ pub fn spec(kernel: &str, consumers: &[(&str, bool)], policy: Policy, slots: usi
         policy,
         slots,
         max_latency_ns: 0,
-        roles: consumers.iter().map(|(k, required)| RoleSpec { kernel: (*k).to_owned(), required: *required }).collect(),
+        roles: consumers
+            .iter()
+            .map(|(k, required)| RoleSpec { kernel: (*k).to_owned(), required: *required })
+            .collect(),
     }
 }
 
@@ -283,7 +286,11 @@ impl Ledger {
             self.0.set(0, n);
         } else {
             let n = self.0.get(0);
-            assert!((1..=n).any(|i| self.0.get(i as usize) == id), "{id} comes after {} and was never seen", self.last());
+            assert!(
+                (1..=n).any(|i| self.0.get(i as usize) == id),
+                "{id} comes after {} and was never seen",
+                self.last()
+            );
         }
     }
 

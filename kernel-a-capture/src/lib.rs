@@ -6,7 +6,9 @@
 pub mod barcode;
 pub mod clock;
 pub mod error;
+pub mod open;
 pub mod pacing;
 pub mod paint;
+pub mod run;
 pub mod source;
 pub mod sources;

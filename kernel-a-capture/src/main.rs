@@ -1,2 +1,10 @@
-//! The binary.
-fn main() {}
+//! Kernel A, the binary. What it does is in the library; here is only how it starts and ends.
+
+use kernel_host::args::KernelArgs;
+use kernel_host::exit::run_main;
+use kernel_host::name::Kind;
+
+fn main() -> std::process::ExitCode {
+    let args = KernelArgs::parse(Kind::Capture, env!("CARGO_PKG_VERSION"));
+    run_main(|| kernel_a_capture::run::run(&args))
+}

@@ -44,7 +44,7 @@ pub fn open(
             return Ok(Some(Box::new(PatternSource::new(&options).map_err(failed)?)));
         }
         Configured::File => {
-            let path = capture.path.as_deref().unwrap_or(Path::new("-"));
+            let path = capture.path.as_deref().unwrap_or(Path::new("-")).to_string_lossy();
             let raw = match (capture.format, capture.width, capture.height, capture.fps) {
                 (Some(pixel_format), Some(width), Some(height), fps) => {
                     Some(RawGeometry { pixel_format, width, height, fps: fps.unwrap_or(Rational { num: 60, den: 1 }) })
@@ -60,7 +60,7 @@ pub fn open(
                 resume_pos: predecessor.position,
                 known_header: &predecessor.header,
             };
-            match file::open(path, &options, stop).map_err(failed)? {
+            match file::open(&path, &options, stop).map_err(failed)? {
                 Some(source) => source,
                 None => return Ok(None),
             }

@@ -7,3 +7,4 @@ pub mod color;
 pub mod engine;
 pub mod engines;
 pub mod error;
+pub mod run;

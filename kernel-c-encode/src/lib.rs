@@ -7,5 +7,7 @@ pub mod backends;
 pub mod bitstream;
 pub mod encoder;
 pub mod error;
+pub mod run;
 pub mod select;
 pub mod settings;
+pub mod sink;

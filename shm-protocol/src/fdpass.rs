@@ -19,6 +19,9 @@ use std::time::Duration;
 
 /// Descriptors in one hand-over: the memory and a DMA-BUF for each of 64 slots.
 const MAX_FDS: usize = 65;
+/// Most descriptors that one message can bring on Linux (SCM_MAX_FD). With room for them all none is
+/// installed here unseen, whatever the peer sends.
+const MOST_FDS_A_MESSAGE: usize = 253;
 /// A peer that says nothing for so long is dead or hostile; the hand-over itself takes microseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -104,8 +107,11 @@ pub fn request(socket: &Path, expected: &PoolSpec, access: Access) -> Result<Opt
     stream.set_read_timeout(Some(PATIENCE)).map_err(io)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(io)?;
     let wanted = Request { ring_uid: expected.ring_uid, generation: expected.generation };
+    crate::crash::crash_point!((), "fd hand-over: before the request");
     (&stream).write_all(&message::encode(&wanted).map_err(broke)?).map_err(io)?;
+    crate::crash::crash_point!((), "fd hand-over: before the answer");
     let (bytes, fds) = receive(&stream).map_err(broke)?;
+    crate::crash::crash_point!((), "fd hand-over: descriptors received");
     let reply: Reply = message::decode(&bytes).map_err(broke)?;
     match reply {
         Reply::Unknown => Ok(None),
@@ -124,7 +130,7 @@ pub fn request(socket: &Path, expected: &PoolSpec, access: Access) -> Result<Opt
 /// One message and the descriptors that came with it; every descriptor is owned from the first moment.
 fn receive(stream: &UnixStream) -> Result<(Vec<u8>, Vec<OwnedFd>), String> {
     let mut bytes = vec![0u8; message::MAX_BYTES];
-    let mut space = cmsg_space!([RawFd; MAX_FDS]);
+    let mut space = cmsg_space!([RawFd; MOST_FDS_A_MESSAGE]);
     let mut fds = Vec::new();
     let len = {
         let mut iov = [IoSliceMut::new(&mut bytes)];
@@ -137,6 +143,9 @@ fn receive(stream: &UnixStream) -> Result<(Vec<u8>, Vec<OwnedFd>), String> {
         }
         got.bytes
     };
+    if fds.len() > MAX_FDS {
+        return Err(format!("{} descriptors; at most {MAX_FDS} are allowed", fds.len()));
+    }
     bytes.truncate(len);
     // The bytes of a stream may come in pieces; the descriptors came with the first.
     while !message::is_whole(&bytes) {

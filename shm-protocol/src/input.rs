@@ -3,7 +3,7 @@
 use crate::attach::attach;
 use crate::clock::monotonic_ns;
 use crate::control::Requester;
-use crate::crash::Fuse;
+use crate::crash::{Fuse, crash_point};
 use crate::descriptor::{FrameDetails, FrameHead, StreamFormat, decode_details, decode_format, decode_head};
 use crate::error::{FormatError, ObjectError};
 use crate::fdpass;
@@ -97,10 +97,13 @@ impl Consumer {
             find_role(&control, kernel).ok_or(ObjectError::Missing { name: format!("{name}, role {kernel}") })?;
         let ring_uid = control.identity.ring_uid.load(Ordering::Relaxed) as u32;
         let entry = &control.roles[usize::from(role)].words;
+        crash_point!((), "attach: before the role bridges");
         entry[role_word::BRIDGING_SINCE_NS].store(monotonic_ns(), Ordering::Relaxed);
+        crash_point!((), "attach: before the role is active");
         // SYNC: role-active (release side)
         control.active_mask.word.fetch_or(1 << role, Ordering::Release);
         let core = ConsumerCore::new(control, lease.guard(), role, Fuse::default());
+        crash_point!(core.fuse, "attach: before the bell");
         // R4: whoever waits for this role to give something up looks again.
         core.control.rel_bell.ring_unconditionally();
         Ok(Consumer {
@@ -335,10 +338,12 @@ impl Consumer {
     /// # Errors
     /// [`RingError::Fenced`].
     pub fn retire(mut self) -> Result<(), RingError> {
+        crash_point!(self.core.fuse, "retire: before the role is inactive");
         // SYNC: role-active (release side)
         self.core.control.active_mask.word.fetch_and(!(1 << self.core.role), Ordering::Release);
         let owed: Vec<SlotRef> = self.core.owed().map(|(at, _)| at).collect();
         for at in owed {
+            crash_point!(self.core.fuse, "retire: before a slot is released");
             self.core.release(at)?;
         }
         Ok(())

@@ -186,7 +186,7 @@ pub(crate) mod slot_word {
     pub(crate) const STATE: usize = 0;
     pub(crate) const SEQ: usize = 1;
     pub(crate) const KEY: usize = 2;
-    /// flags u16 | format index u16 | buffer index u16 | stages u16.
+    /// flags u16 | format index u16 | buffer index u16 | lines written with this frame u16.
     pub(crate) const FLAGS: usize = 3;
     pub(crate) const CAPTURE_NS: usize = 4;
     /// ring_uid u32 << 32 | generation u32.
@@ -202,6 +202,9 @@ pub(crate) mod slot_word {
     pub(crate) const SOURCE_POSITION: usize = DETAILS + 1;
     #[cfg(loom)]
     pub(crate) const SOURCE_POSITION: usize = CAPTURE_NS;
+    /// First of three: what the header's IDR, frame and tombstone counts are once this frame is published.
+    #[cfg(not(loom))]
+    pub(crate) const COUNTS: usize = DETAILS + 5;
 }
 
 /// The whole control segment.

@@ -11,6 +11,7 @@ pub use record::{CandidateState, KernelState, LeaseInfo};
 pub use table::{LeaseTable, MAX_KERNELS, Removal};
 
 use crate::clock::monotonic_ns;
+use crate::crash::crash_point;
 use crate::error::ObjectError;
 use crate::ring::{EpochMemory, Guard};
 use crate::segment::Segment;
@@ -21,15 +22,31 @@ use record::LeaseRecord;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 use table::Lock;
+
+/// Shows a sign of life in the name of a lease from another thread than its loop's.
+#[derive(Clone)]
+pub struct Pulse {
+    table: Arc<LeaseTable>,
+    index: usize,
+}
+
+impl Pulse {
+    /// One beat.
+    pub fn beat(&self) {
+        self.table.record(self.index).heartbeat_ns.store(monotonic_ns(), Ordering::Relaxed);
+    }
+}
 
 /// A kernel instance that has begun to start: it may prepare, but not write.
 pub struct Candidate {
     table: Arc<LeaseTable>,
     index: usize,
     /// Locks belong to an open file description; this one is the candidate's own.
-    locks: Arc<OwnedFd>,
-    holds_cand: bool,
+    /// `None` once the lease has it.
+    locks: Option<OwnedFd>,
 }
 
 /// The only right to write this kernel's ring, session and role bits. Ends with the process or a yield.
@@ -37,10 +54,13 @@ pub struct Lease {
     table: Arc<LeaseTable>,
     index: usize,
     epoch: u64,
-    locks: Arc<OwnedFd>,
+    /// Has the candidacy until this holder runs.
+    candidacy: Option<OwnedFd>,
+    /// Has the lease itself.
+    #[expect(dead_code, reason = "the lock lasts as long as its open file description")]
+    active: OwnedFd,
     bridged_death: bool,
-    /// The predecessor, where it was killed and a driver keeps it from ending.
-    lingering: Option<Arc<OwnedFd>>,
+    predecessor_lingers: bool,
 }
 
 /// The lease record of one kernel, as an epoch to compare with.
@@ -54,15 +74,6 @@ impl EpochMemory for EpochInSegment {
         // SAFETY: the table checked that `index` is within the segment, which this struct keeps mapped;
         // the record is made of atomics.
         unsafe { &(*table::record_at(&self.segment, self.index)).epoch }
-    }
-}
-
-/// A killed predecessor that a driver keeps from ending.
-pub(crate) struct Lingering(Arc<OwnedFd>);
-
-impl Lingering {
-    pub(crate) fn is_gone(&self) -> bool {
-        has_exited(&self.0, 0)
     }
 }
 
@@ -80,30 +91,36 @@ impl Candidate {
         let index = table.index_of(kernel, true)?;
         let locks = table.lock_description()?;
         let lock = Lock::Candidate(index).exclusive();
-        if wait {
-            table::lock_and_wait(&locks, lock, kernel)?;
-        }
-        // After the wait this locks again what is locked, which changes nothing.
-        match fcntl(&locks, FcntlArg::F_OFD_SETLK(&lock)) {
-            Ok(_) => {}
-            Err(errno) if locked(errno) => {
-                return Err(ObjectError::Busy { what: format!("The candidacy for {kernel}"), pid: 0 });
+        crash_point!((), "lease: before the candidacy");
+        loop {
+            let call = if wait { FcntlArg::F_OFD_SETLKW(&lock) } else { FcntlArg::F_OFD_SETLK(&lock) };
+            match fcntl(&locks, call) {
+                Ok(_) => break,
+                Err(Errno::EINTR) => {}
+                Err(errno) if locked(errno) => {
+                    return Err(ObjectError::Busy { what: format!("The candidacy for {kernel}"), pid: 0 });
+                }
+                Err(errno) => {
+                    return Err(ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: kernel.to_owned(), errno });
+                }
             }
-            Err(errno) => {
-                return Err(ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: kernel.to_owned(), errno });
-            }
         }
+        crash_point!((), "lease: a candidate without a ticket");
         let record = table.record(index);
         record.cand_pid.store(u64::from(std::process::id()), Ordering::Relaxed);
-        record.cand_ticket.fetch_add(1, Ordering::AcqRel);
+        // A dead candidate may have left READY; its ticket must not look ready under the new number.
         record.cand_state.store(CandidateState::Preparing as u64, Ordering::Release);
-        Ok(Candidate { table: Arc::clone(table), index, locks: Arc::new(locks), holds_cand: true })
+        crash_point!((), "lease: before the ticket");
+        record.cand_ticket.fetch_add(1, Ordering::AcqRel);
+        crash_point!((), "lease: a candidate");
+        Ok(Candidate { table: Arc::clone(table), index, locks: Some(locks) })
     }
 
     /// L2 is done: this candidate could take over at once. Returns its ticket.
     pub fn ready(&self) -> u64 {
         let record = self.table.record(self.index);
         record.cand_state.store(CandidateState::Ready as u64, Ordering::Release);
+        crash_point!((), "lease: ready");
         record.bell.ring();
         record.cand_ticket.load(Ordering::Acquire)
     }
@@ -113,37 +130,55 @@ impl Candidate {
     /// # Errors
     /// [`ObjectError::System`] when the lock call itself fails.
     pub fn try_activate(self) -> Result<Result<Lease, Candidate>, ObjectError> {
-        let mut candidate = self;
         loop {
-            let generation = candidate.generation();
-            let lock = Lock::Active(candidate.index, generation).exclusive();
-            match fcntl(&candidate.locks, FcntlArg::F_OFD_SETLK(&lock)) {
-                Ok(_) => match candidate.into_lease(generation)? {
-                    Ok(lease) => return Ok(Ok(lease)),
-                    Err(again) => candidate = again,
-                },
-                Err(errno) if locked(errno) => return Ok(Err(candidate)),
-                Err(errno) => return Err(candidate.lock_failed(errno)),
+            let generation = self.generation();
+            let active = self.table.lock_description()?;
+            match fcntl(&active, FcntlArg::F_OFD_SETLK(&Lock::Active(self.index, generation).exclusive())) {
+                // A forced takeover moved the lease to its next lock generation meanwhile.
+                Ok(_) if self.generation() != generation => {}
+                Ok(_) => return Ok(Ok(self.into_lease(active))),
+                Err(errno) if locked(errno) => return Ok(Err(self)),
+                Err(errno) => return Err(self.lock_failed(errno)),
             }
         }
     }
 
-    /// L3–L5: waits until the holder died, yielded or was forced out, then holds the lease. Blocks in the
-    /// kernel of the OS: call it from a thread that has nothing else to do. (A candidate that waits behind
-    /// the lock of a holder that cannot die is not moved by a forced takeover: its supervisor starts another,
-    /// or it polls [`Candidate::try_activate`].)
+    /// L3–L5: waits until the holder died, yielded or was forced out, then holds the lease.
     ///
     /// # Errors
-    /// [`ObjectError::System`] when the lock call fails.
+    /// [`ObjectError::System`] when the lock call fails or no thread can be had.
     pub fn activate(self) -> Result<Lease, ObjectError> {
-        let mut candidate = self;
+        /// How often to look whether the holder was forced out. Only then does this time count: a death
+        /// or a yield ends the lock call itself.
+        const LOOK_AGAIN: Duration = Duration::from_millis(20);
         loop {
-            let generation = candidate.generation();
-            let lock = Lock::Active(candidate.index, generation).exclusive();
-            table::lock_and_wait(&candidate.locks, lock, candidate.table.instance())?;
-            match candidate.into_lease(generation)? {
-                Ok(lease) => return Ok(lease),
-                Err(again) => candidate = again,
+            let generation = self.generation();
+            let description = self.table.lock_description()?;
+            let lock = Lock::Active(self.index, generation).exclusive();
+            // The lock call has no time-out, and the holder that was forced out never lets go. A thread
+            // waits in it; given up, it drops the lock of its own description should it ever get it.
+            let (sender, granted) = std::sync::mpsc::channel();
+            let wait = move || {
+                let result = loop {
+                    match fcntl(&description, FcntlArg::F_OFD_SETLKW(&lock)) {
+                        Err(Errno::EINTR) => {}
+                        result => break result,
+                    }
+                };
+                let _ = sender.send(result.map(|_| description));
+            };
+            std::thread::Builder::new()
+                .name("lease-wait".to_owned())
+                .spawn(wait)
+                .map_err(|error| self.lock_failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN))))?;
+            loop {
+                match granted.recv_timeout(LOOK_AGAIN) {
+                    Ok(Ok(active)) if self.generation() == generation => return Ok(self.into_lease(active)),
+                    Ok(Err(errno)) => return Err(self.lock_failed(errno)),
+                    Err(RecvTimeoutError::Timeout) if self.generation() == generation => {}
+                    Err(RecvTimeoutError::Disconnected) => return Err(self.lock_failed(Errno::ECANCELED)),
+                    Ok(Ok(_)) | Err(RecvTimeoutError::Timeout) => break,
+                }
             }
         }
     }
@@ -156,55 +191,46 @@ impl Candidate {
         ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: self.table.name_of(self.index), errno }
     }
 
-    /// L4, L5: the old epoch is over in every respect, and this process is the new one. `Ok(Err(self))`: a
-    /// forced takeover moved the lease to another lock generation meanwhile; the lock held is worth nothing.
-    fn into_lease(mut self, generation: u64) -> Result<Result<Lease, Candidate>, ObjectError> {
+    /// L4, L5: the old epoch is over in every respect, and this process is the new one.
+    fn into_lease(mut self, active: OwnedFd) -> Lease {
+        crash_point!((), "lease: taken, nothing written");
         let record = self.table.record(self.index);
         let before = record.state.load(Ordering::Acquire);
         // A holder that ended in order says so; any other end is a death whose frames are to be bridged.
         let bridged_death = before != KernelState::Absent as u64 && before != KernelState::Stopped as u64;
-        let lingering = if bridged_death { wait_for_exit(record) } else { None };
-        // From the look at the generation to the new epoch nobody may force this lease out.
-        let entering = self.table.takeover_lock(self.index)?;
-        if self.generation() != generation {
-            let unlock = Lock::Active(self.index, generation).unlocked();
-            let _ = fcntl(&self.locks, FcntlArg::F_OFD_SETLK(&unlock));
-            return Ok(Err(self));
-        }
+        let predecessor_lingers = bridged_death && !wait_for_exit(record);
         let epoch = record.epoch.load(Ordering::Acquire) + 1;
+        crash_point!((), "lease: before the state");
+        // Before the pid: dead from here on, this process has died at work and its successor bridges.
+        record.state.store(KernelState::Recovering as u64, Ordering::Release);
+        crash_point!((), "lease: before the pid");
         record.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
+        crash_point!((), "lease: before the start time");
         record.start_time.store(start_time(std::process::id()).unwrap_or(0), Ordering::Relaxed);
         record.heartbeat_ns.store(monotonic_ns(), Ordering::Relaxed);
-        record.state.store(KernelState::Recovering as u64, Ordering::Relaxed);
+        crash_point!((), "lease: before the epoch");
         // SYNC: lease-epoch (release side): from here on every handle of an older epoch is fenced.
         record.epoch.store(epoch, Ordering::Release);
-        drop(entering);
-        self.holds_cand = false;
-        let (table, locks) = (Arc::clone(&self.table), Arc::clone(&self.locks));
-        let lingering = lingering.map(Arc::new);
-        Ok(Ok(Lease { table, index: self.index, epoch, locks, bridged_death, lingering }))
+        crash_point!((), "lease: active");
+        let (table, candidacy) = (Arc::clone(&self.table), self.locks.take());
+        Lease { table, index: self.index, epoch, candidacy, active, bridged_death, predecessor_lingers }
     }
 }
 
 /// The lock of a dying process goes before its devices and ports do: wait for the whole of it, at most 1 s
-/// (a driver may hold it for ever; with SIGKILL pending it runs no further instruction). Returns it if it
-/// is still there.
-fn wait_for_exit(record: &LeaseRecord) -> Option<OwnedFd> {
+/// (a driver may hold it for ever; with SIGKILL pending it runs no further instruction). `false`: it is
+/// still there.
+fn wait_for_exit(record: &LeaseRecord) -> bool {
     const PATIENCE_MS: i64 = 1000;
     let pid = record.pid.load(Ordering::Relaxed) as i32;
     let started = record.start_time.load(Ordering::Relaxed);
     if pid as u32 == std::process::id() || start_time(pid as u32) != Some(started) {
-        return None;
+        return true;
     }
-    let pidfd = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())?;
-    (!has_exited(&pidfd, PATIENCE_MS)).then_some(pidfd)
-}
-
-/// Whether the process behind a pidfd ends within `patience_ms`.
-fn has_exited(pidfd: &OwnedFd, patience_ms: i64) -> bool {
-    let mut waits = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
-    let timeout = rustix::time::Timespec { tv_sec: patience_ms / 1000, tv_nsec: patience_ms % 1000 * 1_000_000 };
-    rustix::event::poll(&mut waits, Some(&timeout)).is_ok_and(|ready| ready > 0)
+    let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return true };
+    let mut waits = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+    let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: PATIENCE_MS * 1_000_000 - 1 };
+    !matches!(rustix::event::poll(&mut waits, Some(&timeout)), Ok(0))
 }
 
 /// Start time of a process in clock ticks since boot: with the pid it names a process for ever.
@@ -216,7 +242,7 @@ pub fn start_time(pid: u32) -> Option<u64> {
 
 impl Drop for Candidate {
     fn drop(&mut self) {
-        if self.holds_cand {
+        if self.locks.is_some() {
             self.table.record(self.index).cand_state.store(CandidateState::None as u64, Ordering::Release);
         }
     }
@@ -243,24 +269,19 @@ impl Lease {
         self.bridged_death
     }
 
-    /// Whether the predecessor was killed but is still there: a driver of its may yet write the buffers it
-    /// was filling. They are quarantined until it is gone.
-    pub fn predecessor_lingers(&self) -> bool {
-        self.lingering.as_ref().is_some_and(|pidfd| !has_exited(pidfd, 0))
-    }
-
-    pub(crate) fn lingering(&self) -> Option<Lingering> {
-        self.lingering.clone().map(Lingering)
-    }
-
     /// Recovery is over: the next candidate may come, and everybody may know that this kernel runs.
     pub fn running(&self) {
         let record = self.table.record(self.index);
+        crash_point!((), "lease: before the candidacy ends");
         record.cand_state.store(CandidateState::None as u64, Ordering::Release);
         record.state.store(KernelState::Running as u64, Ordering::Release);
-        let unlock = Lock::Candidate(self.index).unlocked();
-        let _ = fcntl(&self.locks, FcntlArg::F_OFD_SETLK(&unlock));
+        crash_point!((), "lease: before the candidacy is free");
+        if let Some(candidacy) = &self.candidacy {
+            let _ = fcntl(candidacy, FcntlArg::F_OFD_SETLK(&Lock::Candidate(self.index).unlocked()));
+        }
+        crash_point!((), "lease: before the bell");
         record.bell.ring_unconditionally();
+        crash_point!((), "lease: running");
     }
 
     /// Shows that this kernel's loop turns: one store.
@@ -268,19 +289,46 @@ impl Lease {
         self.table.record(self.index).heartbeat_ns.store(monotonic_ns(), Ordering::Relaxed);
     }
 
+    /// A handle that beats for a loop which waits for something outside (a writer on a pipe).
+    pub fn pulse(&self) -> Pulse {
+        Pulse { table: Arc::clone(&self.table), index: self.index }
+    }
+
     /// Ticket of a candidate that a swap asks this holder to yield to, if it is ready.
     pub fn wanted_successor(&self) -> Option<u64> {
         let record = self.table.record(self.index);
         let wish = record.wish.load(Ordering::Acquire);
         let ready = record.cand_state.load(Ordering::Acquire) == CandidateState::Ready as u64;
-        let meant = wish != 0 && ready && wish == record.cand_ticket.load(Ordering::Acquire);
-        // A candidate that died ready must not be yielded to. One system call, and only while a swap waits.
-        (meant && self.table.has_candidate(self.index)).then_some(wish)
+        // A candidate that died leaves READY behind, but no lock: nobody would take over then.
+        (wish != 0 && ready && wish == record.cand_ticket.load(Ordering::Acquire))
+            .then_some(wish)
+            .filter(|_| self.table.has_candidate(self.index))
     }
 
     /// Ends in order: nothing of this epoch will be written any more. (The lock goes with the drop.)
     pub fn stop(self) {
+        crash_point!((), "lease: before the stop");
         self.table.record(self.index).state.store(KernelState::Stopped as u64, Ordering::Release);
+    }
+
+    /// S3: gives the lease to the candidate that asked for it. Everything this epoch published stands; what it
+    /// had taken and not finished is still owed, and the successor does it. Returns how to watch over that.
+    pub fn yield_to_candidate(self) -> Yielded {
+        let record = self.table.record(self.index);
+        // Opened before the lock goes, while the candidate is certainly the one that holds CAND.
+        let successor = Pid::from_raw(record.cand_pid.load(Ordering::Acquire) as i32)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        record.wish.store(0, Ordering::Release);
+        record.state.store(KernelState::Stopped as u64, Ordering::Release);
+        crash_point!((), "lease: before it is yielded");
+        // The lock goes with `self`, whose descriptor is the only one that holds it.
+        Yielded { table: Arc::clone(&self.table), index: self.index, epoch: self.epoch, successor }
+    }
+
+    /// Whether the predecessor was killed, lost the lease to [`LeaseTable::force_takeover`] and still is
+    /// there: a driver of its may write the buffers it had claimed, so they are put in quarantine.
+    pub fn predecessor_lingers(&self) -> bool {
+        self.predecessor_lingers
     }
 
     pub(crate) fn guard(&self) -> Guard {
@@ -291,6 +339,29 @@ impl Lease {
     /// Whether this epoch still is the current one.
     pub fn is_current(&self) -> bool {
         self.table.record(self.index).epoch.load(Ordering::Acquire) == self.epoch
+    }
+}
+
+/// A lease that was given to a candidate.
+pub struct Yielded {
+    table: Arc<LeaseTable>,
+    index: usize,
+    epoch: u64,
+    successor: Option<OwnedFd>,
+}
+
+impl Yielded {
+    /// Epoch of the process that took over; `None` while nobody has.
+    pub fn successor_epoch(&self) -> Option<u64> {
+        let epoch = self.table.record(self.index).epoch.load(Ordering::Acquire);
+        (epoch > self.epoch).then_some(epoch)
+    }
+
+    /// Ends a candidate that does not take what it was given (S5): the one who yielded takes it back.
+    pub fn kill_successor(&self) {
+        if let Some(pidfd) = &self.successor {
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
     }
 }
 
@@ -312,21 +383,11 @@ impl LeaseTable {
         self.verified_pidfd(kernel).is_some_and(|(pidfd, _)| pidfd_send_signal(&pidfd, Signal::KILL).is_ok())
     }
 
-    /// Takes the lease away from the holder of `epoch`, which was killed 1 s ago and still does not die. Its
-    /// successor locks the next generation of the lock and quarantines what it was writing. `false`: that
-    /// epoch is over already, nothing was done.
-    ///
-    /// # Errors
-    /// [`ObjectError::System`] when the lock call fails.
-    pub fn force_takeover(&self, kernel: &str, epoch: u64) -> Result<bool, ObjectError> {
-        let Some(index) = self.find(kernel) else { return Ok(false) };
-        // No successor enters its epoch between the look and the new generation.
-        let _entering = self.takeover_lock(index)?;
-        let record = self.record(index);
-        let same = record.epoch.load(Ordering::Acquire) == epoch;
-        if same {
-            record.lock_generation.fetch_add(1, Ordering::AcqRel);
+    /// Takes the lease away from a holder that was killed 1 s ago and still does not die. Its successor
+    /// locks the next generation of the lock; what it was writing must be quarantined.
+    pub fn force_takeover(&self, kernel: &str) {
+        if let Some(index) = self.find(kernel) {
+            self.record(index).lock_generation.fetch_add(1, Ordering::AcqRel);
         }
-        Ok(same)
     }
 }

@@ -1,4 +1,5 @@
 //! Shared-memory rings, pools, leases and telemetry that join the four kernels.
+#![cfg_attr(loom, allow(dead_code, reason = "a model drives the core alone"))]
 
 #[cfg(not(loom))]
 pub mod attach;
@@ -6,6 +7,9 @@ pub mod attach;
 pub mod clock;
 #[cfg(not(loom))]
 pub mod control;
+#[cfg(all(not(loom), feature = "crash-points"))]
+pub mod crash;
+#[cfg(not(all(not(loom), feature = "crash-points")))]
 pub(crate) mod crash;
 #[cfg(not(loom))]
 pub mod descriptor;

@@ -17,6 +17,14 @@ pub fn check_part(part: &str) -> Result<(), ObjectError> {
     if fits { Ok(()) } else { Err(ObjectError::Name { name: part.to_owned() }) }
 }
 
+/// Checks the name of a kernel instance, as "encode.main": parts joined by dots.
+///
+/// # Errors
+/// [`ObjectError::Name`] unless each part is allowed (see [`check_part`]).
+pub fn check_kernel(kernel: &str) -> Result<(), ObjectError> {
+    kernel.split('.').try_for_each(check_part).map_err(|_| ObjectError::Name { name: kernel.to_owned() })
+}
+
 /// Prefix of every object of an instance, with the final dot: no instance's prefix begins another's.
 pub fn instance_prefix(instance: &str) -> String {
     format!("quad.{instance}.")

@@ -9,20 +9,23 @@ pub use room::LiveState;
 
 use crate::attach::{Content, Policy, RingSpec, create_or_adopt, load_text, store_text};
 use crate::clock;
-use crate::crash::Fuse;
+use crate::crash::{Fuse, crash_point};
 use crate::descriptor::{
     BufferRef, FrameDetails, FrameHead, StreamFormat, decode_format, encode_details, encode_format, encode_head, flag,
     format_is_used,
 };
 use crate::error::ObjectError;
 use crate::layout::{FORMAT_WORDS, MAX_FORMATS, ROLE_NAME_BYTES, SLOT_WORDS, role_word, slot_word};
-use crate::lease::{Lease, LeaseTable, Lingering};
+use crate::lease::{Lease, LeaseTable};
 use crate::pool::{Pool, PoolDirectory};
 use crate::ring::recovery::Recovered;
 use crate::ring::{ProducerCore, RingError, SlotRef};
 use crate::slot::{Key, MAX_ROLES};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
+
+/// Lines of a whole descriptor.
+const ALL_LINES: usize = SLOT_WORDS / 8;
 
 /// A claimed slot, to be published or aborted.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,8 +53,6 @@ pub struct Producer {
     format: Option<(u16, StreamFormat)>,
     /// The bell of freed slots when this process looked at its slots last.
     heard: AtomicU32,
-    /// A predecessor whose driver may still write the quarantined buffers.
-    lingering: Option<Lingering>,
 }
 
 impl Producer {
@@ -81,13 +82,30 @@ impl Producer {
             directory: Arc::clone(directory),
             format: None,
             heard: AtomicU32::new(0),
-            lingering: lease.lingering(),
         };
+        producer.restore_line(recovered.last_key);
         producer.declare_roles()?;
         let line = &producer.core.control.producer;
         line.realtime_offset_ns.store(clock::realtime_offset_ns(), Ordering::Relaxed);
         line.tai_offset_ns.store(clock::tai_offset_ns(), Ordering::Relaxed);
         Ok((producer, recovered))
+    }
+
+    /// The header is told of a frame after the frame is published; a death in between leaves it one frame
+    /// behind the slot. The slot has absolute values, so taking them over may be repeated.
+    fn restore_line(&mut self, last_key: Key) {
+        let control = &self.core.control;
+        let (line, has_last) = (&control.producer, |slot: &usize| {
+            let word = control.load_state(*slot);
+            (word.is_ready() || word.is_free()) && control.key(*slot) == last_key
+        });
+        let Some(slot) = (0..control.slot_count()).find(has_last).filter(|_| last_key != Key::NONE) else { return };
+        if control.word(slot, slot_word::FLAGS) >> 48 == ALL_LINES as u64 {
+            let counts = [&line.idr_count, &line.published, &line.tombstones];
+            for (index, count) in counts.into_iter().enumerate() {
+                count.store(control.word(slot, slot_word::COUNTS + index), Ordering::Relaxed);
+            }
+        }
     }
 
     /// Enters the configured consumers in the role table, each with its kernel's lease.
@@ -107,14 +125,22 @@ impl Producer {
                 )?;
             let lease = self.table.index_of(&role.kernel, true)?;
             let words = &control.roles[index].words;
+            crash_point!(self.core.fuse, "roles: before the name");
             store_text(&words[role_word::NAME..role_word::NAME + 4], &role.kernel);
+            crash_point!(self.core.fuse, "roles: before the lease");
             words[role_word::LEASE].store(lease as u64 + 1, Ordering::Release);
             if role.required {
                 required |= 1 << index;
             }
         }
+        crash_point!(self.core.fuse, "roles: before the required mask");
         control.identity.required_mask.store(required, Ordering::Release);
         Ok(())
+    }
+
+    /// Changes the age a waiting frame may reach in the steady state, nanoseconds; 0: any.
+    pub fn set_max_latency_ns(&self, max_latency_ns: u64) {
+        self.core.control.producer.max_latency_ns.store(max_latency_ns, Ordering::Relaxed);
     }
 
     /// Identity of this ring within the instance.
@@ -174,9 +200,14 @@ impl Producer {
         if known.is_none() {
             let serial = table[index][0].load(Ordering::Relaxed) as u32;
             let words = encode_format(format, serial.wrapping_add(1));
-            for (word, value) in table[index].iter().zip(words) {
+            crash_point!(self.core.fuse, "format: before the entry");
+            for (at, (word, value)) in table[index].iter().zip(words).enumerate() {
+                if at == 1 || at == FORMAT_WORDS / 2 {
+                    crash_point!(self.core.fuse, "format: within the entry");
+                }
                 word.store(value, Ordering::Relaxed);
             }
+            crash_point!(self.core.fuse, "format: done");
         }
         self.format = Some((index as u16, *format));
         Ok(())
@@ -223,15 +254,17 @@ impl Producer {
         let mut words = [0u64; SLOT_WORDS];
         encode_head(&head, &mut words);
         encode_details(details, &mut words);
-        const ALL_LINES: usize = SLOT_WORDS / 8;
-        if head.has(flag::IDR) {
-            // Before the publication: whatever dies here, no successor gives two adjacent IDRs one number.
-            add_one(&self.core.control.producer.idr_count);
-        }
+        let counts = self.counts_with(&head);
+        words[slot_word::FLAGS] |= (ALL_LINES as u64) << 48;
+        words[slot_word::COUNTS..slot_word::COUNTS + counts.len()].copy_from_slice(&counts);
         let waiting = self.roles_awaiting_idr(&head);
         let seen = self.core.publish(claim.at, head.key, &words, ALL_LINES, waiting)?;
+        // After the publication: a position stored before it would make a successor skip a frame that
+        // nobody got, and an IDR counted but never seen would repeat the parity of idr_pic_id.
         let line = &self.core.control.producer;
-        add_one(if head.has(flag::TOMBSTONE) { &line.tombstones } else { &line.published });
+        for (word, value) in [&line.idr_count, &line.published, &line.tombstones].into_iter().zip(counts) {
+            word.store(value, Ordering::Relaxed);
+        }
         Ok(seen)
     }
 
@@ -243,6 +276,18 @@ impl Producer {
         let mut words = [0u64; SLOT_WORDS];
         encode_head(head, &mut words);
         self.core.publish(claim.at, head.key, &words, 1, 0)
+    }
+
+    /// IDRs, frames and tombstones of this ring once a frame of this head is published.
+    fn counts_with(&self, head: &FrameHead) -> [u64; 3] {
+        let line = &self.core.control.producer;
+        let plus = |word: &AtomicU64, more: bool| word.load(Ordering::Relaxed).wrapping_add(u64::from(more));
+        let tombstone = head.has(flag::TOMBSTONE);
+        [
+            plus(&line.idr_count, head.has(flag::IDR)),
+            plus(&line.published, !tombstone),
+            plus(&line.tombstones, tombstone),
+        ]
     }
 
     /// Gives a claimed slot back.
@@ -298,6 +343,10 @@ impl Producer {
         bytes
     }
 
+    pub(crate) fn rel_bell(&self) -> &crate::layout::Bell {
+        &self.core.control.rel_bell
+    }
+
     /// Notes how far the bell of freed slots has rung, before a look at the slots. Every note is followed
     /// by a look, so what rings after the note is news.
     pub(crate) fn note_releases(&self) {
@@ -320,11 +369,6 @@ impl Producer {
     pub fn requests(&self) -> crate::control::Requests<'_> {
         crate::control::Requests::new(&self.core.control.control)
     }
-}
-
-/// Counts in a word that only this process writes.
-fn add_one(word: &AtomicU64) {
-    word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 /// Why a ring could not be opened.

@@ -104,6 +104,7 @@ impl Pool {
         match spec.kind {
             PoolKind::PosixShm => {
                 names::unlink(&spec.name);
+                crate::crash::crash_point!((), "pool: before the object");
                 let created = Segment::create(&spec.name, spec.total_bytes(), |_| {})?;
                 let segment = created.ok_or_else(|| ObjectError::Busy { what: spec.name.clone(), pid: 0 })?;
                 Ok(Pool { spec, segment, dma_bufs: Vec::new() })

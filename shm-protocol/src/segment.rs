@@ -75,7 +75,9 @@ impl Segment {
         let fd = open(SHM_DIR, flags, mode).map_err(system("open(O_TMPFILE)", name))?;
         reserve(fd.as_fd(), bytes, name)?;
         let segment = Segment::map(fd, bytes as usize, Access::Write, name)?;
+        crate::crash::crash_point!((), "create: before the content");
         init(segment.base);
+        crate::crash::crash_point!((), "create: before the name");
         // SYNC: object-ready (release side): the system call orders all stores above before the name.
         let own = format!("/proc/self/fd/{}", segment.fd.as_raw_fd());
         let path = format!("{SHM_DIR}/{name}");
@@ -86,7 +88,10 @@ impl Segment {
             path.as_str(),
             AtFlags::AT_SYMLINK_FOLLOW,
         ) {
-            Ok(()) => Ok(Some(segment)),
+            Ok(()) => {
+                crate::crash::crash_point!((), "create: named");
+                Ok(Some(segment))
+            }
             Err(Errno::EEXIST) => Ok(None),
             Err(errno) => Err(system("linkat", name)(errno)),
         }

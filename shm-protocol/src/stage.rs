@@ -1,6 +1,7 @@
 //! The stage rule (PROTOCOL, exactly once): an input is released only after its output is published and
 //! nothing published refers to it any more; a restarted stage resumes at the first unfinished frame.
 
+use crate::crash::crash_point;
 use crate::descriptor::{FrameDetails, FrameHead, SlotReference, TombstoneReason, flag};
 use crate::input::{Consumer, Taken};
 use crate::output::{LiveState, Producer};
@@ -70,6 +71,7 @@ impl Stage {
             ..taken.head
         };
         let seen = self.output.publish(claim, head, details)?;
+        crash_point!(self.output.core().fuse, "pass: before the referrer is noted");
         self.core.passed(taken.at, seen.then_some(at));
         self.harvest()?;
         Ok(true)
@@ -107,6 +109,25 @@ impl Stage {
         // What is freed from here on is seen below, or ends the next wait.
         self.output.note_releases();
         self.core.harvest(self.input.core_mut(), self.output.core())
+    }
+
+    /// Sleeps until there is something to do or CLOCK_MONOTONIC reaches `deadline_ns`: a frame to take or,
+    /// while `depth` outputs refer to inputs, one of them given up.
+    ///
+    /// # Errors
+    /// [`RingError`] of the input ring.
+    pub fn wait(&mut self, depth: usize, spin_ns: u64, deadline_ns: u64) -> Result<(), RingError> {
+        if self.referring() < depth {
+            self.input.wait(spin_ns, deadline_ns, None);
+            return Ok(());
+        }
+        let bell = self.output.rel_bell();
+        // Listened to before the look, so that a release during the look is not slept through.
+        let heard = bell.listen();
+        if self.referring() >= depth {
+            bell.sleep(heard, deadline_ns);
+        }
+        self.harvest()
     }
 
     /// Inputs held now.

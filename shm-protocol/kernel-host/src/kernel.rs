@@ -7,7 +7,7 @@ use crate::name::{KernelName, Kind};
 use crate::ready::Notifier;
 use crate::runtime::RuntimeDir;
 use crate::signals::Stop;
-use crate::{log, pin, place};
+use crate::{handover, log, pin, place};
 use shm_protocol::attach::{Content, Policy, RingSpec, RoleSpec};
 use shm_protocol::clock::monotonic_ns;
 use shm_protocol::error::ObjectError;
@@ -20,7 +20,7 @@ use shm_protocol::pool::PoolDirectory;
 use shm_protocol::ring::RingError;
 use shm_protocol::telemetry::{Counter, Telemetry};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Longest a loop sleeps: its heartbeat stays fresh and every missed wake-up ends here.
@@ -44,6 +44,9 @@ pub struct Kernel {
     pub stop: Stop,
     notifier: Notifier,
     next_check_ns: u64,
+    args: KernelArgs,
+    /// Set by SIGHUP: the kept overrides changed.
+    reload: Arc<AtomicBool>,
 }
 
 impl Kernel {
@@ -60,6 +63,9 @@ impl Kernel {
         }
         log::init(&start.config.log)?;
         let stop = Stop::install().map_err(|error| Failure::new(Exit::Internal, error))?;
+        let reload = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload))
+            .map_err(|error| Failure::new(Exit::Internal, error))?;
         let notifier = Notifier::from_env().map_err(|error| Failure::new(Exit::Internal, error))?;
         // Before any thread starts: threads inherit the cpus.
         let cpus = match start.config.cpus(&start.kernel) {
@@ -77,7 +83,7 @@ impl Kernel {
         start.runtime.create()?;
         let Some(lease) = take_lease(&start.runtime, &start.kernel, args.standby, &stop)? else { return Ok(None) };
         let kernel = start.kernel.to_string();
-        let telemetry = Telemetry::create(start.runtime.instance(), &kernel, lease.epoch()).map_err(object)?;
+        let telemetry = page(&start.runtime, &start.kernel, &lease)?;
         let cpus: Vec<usize> = cpus.iter().flat_map(pin::CpuSet::iter).collect();
         telemetry.set_cpus(&cpus);
         let directory = Arc::<PoolDirectory>::default();
@@ -93,6 +99,8 @@ impl Kernel {
             stop,
             notifier,
             next_check_ns: 0,
+            args: args.clone(),
+            reload,
         }))
     }
 
@@ -102,7 +110,8 @@ impl Kernel {
         self.notifier.ready();
     }
 
-    /// Once a loop turn: shows that the loop turns and keeps the figures fresh. `false`: asked to end.
+    /// Once a loop turn: shows that the loop turns and keeps the figures fresh. `false`: leave the loop, because
+    /// the kernel is asked to end or a successor is ready to take over.
     ///
     /// # Errors
     /// [`Failure`] "temporary" when somebody removed the instance's objects by hand.
@@ -120,14 +129,50 @@ impl Kernel {
                 return Err(Failure::new(Exit::Temporary, text));
             }
         }
-        Ok(!self.stop.requested())
+        Ok(!self.stop.requested() && self.lease.wanted_successor().is_none())
     }
 
-    /// Ends in order.
-    pub fn finish(self) {
-        self.notifier.stopping();
-        tracing::info!(kernel = %self.name, "Stopped");
-        self.lease.stop();
+    /// Reads the configuration again if the supervisor says that a live key changed (SIGHUP). `true`: it did,
+    /// and `config` is the new one. A configuration that is wrong by now changes nothing.
+    pub fn reloaded(&mut self) -> bool {
+        if !self.reload.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        match self.args.start(self.name.kind) {
+            Ok(start) => {
+                self.config = start.config;
+                true
+            }
+            Err(failure) => {
+                tracing::warn!(%failure, "The changed configuration is not taken");
+                false
+            }
+        }
+    }
+
+    /// Runs `body` until the kernel is asked to end, or has handed over to a successor for good. `body` opens
+    /// its rings anew each time: a kernel that takes over again from a failed successor is a new epoch.
+    ///
+    /// # Errors
+    /// The [`Failure`] of `body` or of the hand-over.
+    pub fn serve(mut self, mut body: impl FnMut(&mut Kernel) -> Result<(), Failure>) -> Result<(), Failure> {
+        loop {
+            body(&mut self)?;
+            if self.stop.requested() || self.lease.wanted_successor().is_none() {
+                self.notifier.stopping();
+                tracing::info!(kernel = %self.name, "Stopped");
+                self.lease.stop();
+                return Ok(());
+            }
+            tracing::info!(kernel = %self.name, "Handing over to a successor");
+            let Some(lease) = handover::hand_over(self.lease, &self.runtime, &self.name, &self.stop)? else {
+                tracing::info!(kernel = %self.name, "The successor carries the stream");
+                return Ok(());
+            };
+            tracing::warn!(kernel = %self.name, epoch = lease.epoch(), "The successor failed; going on");
+            self.telemetry = page(&self.runtime, &self.name, &lease)?;
+            self.lease = lease;
+        }
     }
 
     /// The output ring of this kernel as the configuration declares it.
@@ -183,6 +228,10 @@ impl Kernel {
     }
 }
 
+fn page(runtime: &RuntimeDir, kernel: &KernelName, lease: &Lease) -> Result<Telemetry, Failure> {
+    Telemetry::create(runtime.instance(), &kernel.to_string(), lease.epoch()).map_err(object)
+}
+
 /// Waits for the lease: at once where nobody holds it, else until its holder died or yielded.
 fn take_lease(runtime: &RuntimeDir, kernel: &KernelName, standby: bool, stop: &Stop) -> Result<Option<Lease>, Failure> {
     let table = LeaseTable::join(runtime.instance()).map_err(object)?;
@@ -196,24 +245,7 @@ fn take_lease(runtime: &RuntimeDir, kernel: &KernelName, standby: bool, stop: &S
     if !standby {
         tracing::info!(kernel = name, "Another process holds the lease; waiting for it to end");
     }
-    let (send, receive) = channel();
-    std::thread::Builder::new()
-        .name("lease".to_owned())
-        .spawn(move || {
-            // The receiver is gone when this process was asked to end: the lease goes with it.
-            let _ = send.send(candidate.activate());
-        })
-        .map_err(|error| Failure::new(Exit::Internal, error))?;
-    loop {
-        match receive.recv_timeout(Duration::from_millis(20)) {
-            Ok(lease) => return lease.map(Some).map_err(object),
-            Err(RecvTimeoutError::Timeout) if stop.requested() => return Ok(None),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(Failure::new(Exit::Internal, "The thread that waits for the lease ended"));
-            }
-        }
-    }
+    handover::wait_for_lease(candidate, stop)
 }
 
 /// The failure an object's error is.

@@ -32,6 +32,7 @@
 pub mod args;
 pub mod config;
 pub mod exit;
+mod handover;
 pub mod kernel;
 pub mod log;
 pub mod name;
@@ -40,3 +41,4 @@ pub mod place;
 pub mod ready;
 pub mod runtime;
 pub mod signals;
+pub mod status;

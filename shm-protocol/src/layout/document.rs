@@ -90,6 +90,7 @@ fn every_test_the_document_names_exists() {
         include_str!("../descriptor.rs"),
         include_str!("../fdpass/message.rs"),
         include_str!("../../tests/pipeline.rs"),
+        include_str!("../../tests/lease_takeover.rs"),
     ]
     .concat();
     // A test's name is a sentence: no other word here has five underscores.

@@ -8,7 +8,7 @@ use crate::segment::{Access, Segment};
 use crate::sync::{AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::Mode;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -41,9 +41,6 @@ pub(super) enum Lock {
     Active(usize, u64),
     /// Held by a kernel's candidate.
     Candidate(usize),
-    /// Held for an instant, by a successor that enters its epoch or by whoever forces a takeover: the two
-    /// exclude each other.
-    Takeover(usize),
 }
 
 impl Lock {
@@ -54,7 +51,6 @@ impl Lock {
             Lock::Instance => 0,
             Lock::Table => 1,
             Lock::Candidate(index) => 16 + index as u64,
-            Lock::Takeover(index) => 64 + index as u64,
             Lock::Active(index, generation) => (1 << 32) + index as u64 * GENERATIONS + generation % GENERATIONS,
         };
         libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: start as i64, l_len: 1, l_pid: 0 }
@@ -103,7 +99,9 @@ impl LeaseTable {
         const TRIES: usize = 10;
         for _ in 0..TRIES {
             let table = Self::map(instance, true)?;
-            lock_and_wait(&table.membership, Lock::Instance.shared(), instance)?;
+            fcntl(&table.membership, FcntlArg::F_OFD_SETLKW(&Lock::Instance.shared())).map_err(|errno| {
+                ObjectError::System { what: "fcntl(F_OFD_SETLKW)", name: instance.to_owned(), errno }
+            })?;
             if table.segment.is_linked() {
                 return Ok(Arc::new(table));
             }
@@ -199,7 +197,8 @@ impl LeaseTable {
 
     /// The record of `kernel`, if it was ever entered.
     pub fn find(&self, kernel: &str) -> Option<usize> {
-        (0..MAX_KERNELS).find(|index| self.name_of(*index) == kernel)
+        // Unused records have an empty name.
+        (0..MAX_KERNELS).find(|index| !kernel.is_empty() && self.name_of(*index) == kernel)
     }
 
     /// The record of `kernel`; entered now if `enter`.
@@ -215,11 +214,17 @@ impl LeaseTable {
         if !enter {
             return Err(ObjectError::Missing { name: kernel.to_owned() });
         }
-        if kernel.is_empty() || kernel.len() >= NAME_BYTES {
+        if kernel.len() >= NAME_BYTES {
             return Err(ObjectError::Name { name: kernel.to_owned() });
         }
+        // The name becomes part of object names and paths.
+        names::check_kernel(kernel)?;
         let description = self.lock_description()?;
-        lock_and_wait(&description, Lock::Table.exclusive(), kernel)?;
+        fcntl(&description, FcntlArg::F_OFD_SETLKW(&Lock::Table.exclusive())).map_err(|errno| ObjectError::System {
+            what: "fcntl(F_OFD_SETLKW)",
+            name: kernel.to_owned(),
+            errno,
+        })?;
         if let Some(index) = self.find(kernel) {
             return Ok(index);
         }
@@ -228,8 +233,12 @@ impl LeaseTable {
         })?;
         let mut bytes = [0u8; NAME_BYTES];
         bytes[..kernel.len()].copy_from_slice(kernel.as_bytes());
+        crate::crash::crash_point!((), "lease: before the name");
         // The first word last: until then the entry reads as empty.
-        for (word, chunk) in self.record(index).name.iter().zip(bytes.chunks_exact(8)).rev() {
+        for (at, (word, chunk)) in self.record(index).name.iter().zip(bytes.chunks_exact(8)).enumerate().rev() {
+            if at == 0 {
+                crate::crash::crash_point!((), "lease: within the name");
+            }
             let mut value = [0u8; 8];
             value.copy_from_slice(chunk);
             word.store(u64::from_le_bytes(value), Ordering::Release);
@@ -240,28 +249,21 @@ impl LeaseTable {
     /// Whether a living process holds lease `index` now.
     pub fn is_held(&self, index: usize) -> bool {
         let generation = self.record(index).lock_generation.load(Ordering::Acquire);
-        let mut probe = Lock::Active(index, generation).exclusive();
-        // The membership description holds no ACTIVE byte, so its own locks do not hide others'.
-        match fcntl(&self.membership, FcntlArg::F_OFD_GETLK(&mut probe)) {
-            Ok(_) => i32::from(probe.l_type) != libc::F_UNLCK,
-            Err(_) => false,
-        }
+        self.is_locked(Lock::Active(index, generation))
     }
 
-    /// Whether a living process is the candidate for lease `index` now.
+    /// Whether a living process is the candidate for lease `index`.
     pub(super) fn has_candidate(&self, index: usize) -> bool {
-        let mut probe = Lock::Candidate(index).exclusive();
+        self.is_locked(Lock::Candidate(index))
+    }
+
+    fn is_locked(&self, lock: Lock) -> bool {
+        let mut probe = lock.exclusive();
+        // The membership description holds neither byte, so its own locks do not hide others'.
         match fcntl(&self.membership, FcntlArg::F_OFD_GETLK(&mut probe)) {
             Ok(_) => i32::from(probe.l_type) != libc::F_UNLCK,
             Err(_) => false,
         }
-    }
-
-    /// Excludes others from entering or ending an epoch of lease `index`, until the descriptor is closed.
-    pub(super) fn takeover_lock(&self, index: usize) -> Result<OwnedFd, ObjectError> {
-        let description = self.lock_description()?;
-        lock_and_wait(&description, Lock::Takeover(index).exclusive(), &self.instance)?;
-        Ok(description)
     }
 
     /// A lease record, copied out.
@@ -301,42 +303,41 @@ impl LeaseTable {
     /// [`ObjectError::System`] when the lock call fails.
     pub fn remove_if_dead(instance: &str) -> Result<Removal, ObjectError> {
         names::check_part(instance)?;
-        let system = |what| move |errno| ObjectError::System { what, name: instance.to_owned(), errno };
         let path = format!("{}/{}", names::SHM_DIR, names::leases(instance));
-        let lock = loop {
-            if names::existing(instance).is_empty() {
-                return Ok(Removal::Removed(0));
-            }
-            // The lock byte is the same in every ABI, so the content is not looked at. Without a table
-            // (somebody removed it by hand) one is made to be locked: nobody can join meanwhile.
-            let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-            let table = match open(path.as_str(), flags, Mode::empty()) {
-                Ok(table) => table,
-                Err(Errno::ENOENT) => {
-                    Self::map(instance, true)?;
-                    continue;
-                }
+        // As for `join`: the table may be another one by the time its lock is ours.
+        const TRIES: usize = 10;
+        for _ in 0..TRIES {
+            let system = |what| move |errno| ObjectError::System { what, name: instance.to_owned(), errno };
+            // The file and its first byte are enough: a table of another ABI, whose content says nothing
+            // to us, is in use all the same while somebody holds the byte.
+            let table = match open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()) {
+                Ok(table) => Some(table),
+                Err(Errno::ENOENT) => None,
                 Err(errno) => return Err(system("open")(errno)),
             };
-            match fcntl(&table, FcntlArg::F_OFD_SETLK(&Lock::Instance.exclusive())) {
-                Ok(_) => {}
-                Err(Errno::EAGAIN | Errno::EACCES) => return Ok(Removal::StillAlive),
-                Err(errno) => return Err(system("fcntl(F_OFD_SETLK)")(errno)),
+            if let Some(table) = &table {
+                match fcntl(table, FcntlArg::F_OFD_SETLK(&Lock::Instance.exclusive())) {
+                    Ok(_) => {}
+                    Err(Errno::EAGAIN | Errno::EACCES) => return Ok(Removal::StillAlive),
+                    Err(errno) => return Err(system("fcntl(F_OFD_SETLK)")(errno)),
+                }
+                if nix::sys::stat::fstat(table).map_err(system("fstat"))?.st_nlink == 0 {
+                    continue;
+                }
             }
-            // Another remover may have been faster: what bears the name now is not what was locked, and
-            // may already be a new instance's.
-            if fstat(&table).map_err(system("fstat"))?.st_nlink > 0 {
-                break table;
+            let mut objects = names::existing(instance);
+            let leases = names::leases(instance);
+            if table.is_none() && objects.contains(&leases) {
+                continue;
             }
-        };
-        let mut objects = names::existing(instance);
-        // The table goes last: whoever joins meanwhile waits for its lock and then finds it unlinked.
-        objects.sort_by_key(|name| *name == names::leases(instance));
-        for name in &objects {
-            names::unlink(name);
+            // The table goes last: whoever joins meanwhile waits for its lock and then finds it unlinked.
+            objects.sort_by_key(|name| *name == leases);
+            for name in &objects {
+                names::unlink(name);
+            }
+            return Ok(Removal::Removed(objects.len()));
         }
-        drop(lock);
-        Ok(Removal::Removed(objects.len()))
+        Ok(Removal::StillAlive)
     }
 }
 
@@ -347,19 +348,6 @@ pub enum Removal {
     StillAlive,
     /// So many objects were removed.
     Removed(usize),
-}
-
-/// Takes a lock, however long it takes and however often a signal interrupts.
-pub(super) fn lock_and_wait(description: &OwnedFd, lock: libc::flock, name: &str) -> Result<(), ObjectError> {
-    loop {
-        match fcntl(description, FcntlArg::F_OFD_SETLKW(&lock)) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(errno) => {
-                return Err(ObjectError::System { what: "fcntl(F_OFD_SETLKW)", name: name.to_owned(), errno });
-            }
-        }
-    }
 }
 
 /// A second open file description of a mapped object.

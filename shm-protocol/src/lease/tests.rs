@@ -56,34 +56,6 @@ impl Drop for Instance {
 }
 
 #[test]
-fn a_forced_takeover_ends_only_the_epoch_it_is_meant_for() {
-    let instance = Instance::new("force");
-    let hung = instance.lease("encode.main");
-    let table = instance.table();
-    assert!(!table.force_takeover("encode.main", hung.epoch() + 1).unwrap(), "that epoch has not been");
-    assert!(table.force_takeover("encode.main", hung.epoch()).unwrap());
-    let second = instance.lease("encode.main");
-    assert_eq!((second.epoch(), hung.is_current()), (2, false));
-    // A judge that comes late must not throw out the successor.
-    assert!(!table.force_takeover("encode.main", hung.epoch()).unwrap());
-    assert!(instance.candidate("encode.main").try_activate().unwrap().is_err(), "two holders");
-    assert!(second.is_current());
-}
-
-#[test]
-fn a_holder_does_not_yield_to_a_candidate_that_died() {
-    let instance = Instance::new("wish");
-    let old = instance.lease("encode.main");
-    let mut candidate = instance.candidate("encode.main");
-    let ticket = candidate.ready();
-    instance.table().wish("encode.main", ticket);
-    assert_eq!(old.wanted_successor(), Some(ticket));
-    candidate.holds_cand = false; // it says nothing on its way out, as a death does not
-    drop(candidate);
-    assert_eq!(old.wanted_successor(), None);
-}
-
-#[test]
 fn objects_without_a_table_are_removed_and_those_of_the_living_are_not() {
     let instance = Instance::new("orphans");
     let lease = instance.lease("capture.main");

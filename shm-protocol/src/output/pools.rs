@@ -32,11 +32,14 @@ pub(crate) fn read_entry(entry: &[AtomicU64; POOL_WORDS]) -> Option<PoolSpec> {
 }
 
 fn write_entry(entry: &[AtomicU64; POOL_WORDS], spec: &PoolSpec) {
+    crate::crash::crash_point!((), "pool entry: before it is withdrawn");
     entry[pool_word::ID].store(0, Ordering::Release);
+    crate::crash::crash_point!((), "pool entry: before its content");
     entry[pool_word::KIND].store(spec.kind as u64, Ordering::Relaxed);
     entry[pool_word::BUFFERS].store(u64::from(spec.buffers), Ordering::Relaxed);
     entry[pool_word::BUFFER_BYTES].store(spec.buffer_bytes, Ordering::Relaxed);
     store_text(&entry[pool_word::NAME..], &spec.name);
+    crate::crash::crash_point!((), "pool entry: before its id");
     // SYNC: object-ready (release side)
     entry[pool_word::ID].store(u64::from(spec.ring_uid) << 32 | u64::from(spec.generation), Ordering::Release);
 }
@@ -75,8 +78,10 @@ impl Producer {
         let spec = PoolSpec { ring_uid: self.ring_uid, generation, kind, buffers, buffer_bytes, name };
         let pool = Pool::create(spec)?;
         pool.populate(Access::Write);
+        crate::crash::crash_point!((), "pool: before it is entered");
         self.name_pool(pool.spec())?;
         self.adopt(pool);
+        crate::crash::crash_point!((), "pool: done");
         Ok(false)
     }
 
@@ -104,17 +109,16 @@ impl Producer {
         if find_entry(&self.core.control, spec.ring_uid, spec.generation).is_some_and(|known| known == *spec) {
             return Ok(());
         }
-        // The pool in use is named even while no slot speaks of it.
-        let current = self.pool.as_ref().map(|pool| (pool.spec().ring_uid, pool.spec().generation));
+        // The pool in use is not always mentioned by a slot, and generations are counted on from it.
+        let own = |s: &PoolSpec| s.ring_uid == self.ring_uid;
+        let newest_own = table.iter().filter_map(read_entry).filter(own).map(|s| s.generation).max();
         let mentioned = |s: &PoolSpec| {
-            if current == Some((s.ring_uid, s.generation)) {
-                return true;
-            }
             let id = u64::from(s.ring_uid) << 32 | u64::from(s.generation);
-            (0..self.slots()).any(|slot| {
-                self.core.control.load_state(slot).is_ready()
-                    && self.core.control.word(slot, crate::layout::slot_word::POOL) == id
-            })
+            newest_own == Some(s.generation) && s.ring_uid == self.ring_uid
+                || (0..self.slots()).any(|slot| {
+                    self.core.control.load_state(slot).is_ready()
+                        && self.core.control.word(slot, crate::layout::slot_word::POOL) == id
+                })
         };
         let same = |s: &PoolSpec| (s.ring_uid, s.generation) == (spec.ring_uid, spec.generation);
         let index = (0..MAX_POOLS)
@@ -131,6 +135,7 @@ impl Producer {
             && old.kind == PoolKind::PosixShm
             && !same(&old)
         {
+            crate::crash::crash_point!((), "pool: before an old generation is unlinked");
             names::unlink(&old.name);
             self.directory.remove(old.ring_uid, old.generation);
         }

@@ -5,7 +5,6 @@ use crate::attach::{Content, Policy};
 use crate::clock::monotonic_ns;
 use crate::descriptor::{FrameHead, flag};
 use crate::layout::{role_word, slot_word};
-use crate::lease::Lingering;
 use crate::ring::RingError;
 use crate::slot::MAX_ROLES;
 use crate::sync::Ordering;
@@ -28,10 +27,6 @@ const STALE_BEAT_NS: u64 = 100_000_000;
 impl Producer {
     /// Called when no slot is free.
     pub(super) fn make_room(&mut self) -> Result<Option<Claim>, RingError> {
-        if self.lingering.as_ref().is_some_and(Lingering::is_gone) {
-            self.lingering = None;
-            self.core.end_quarantine()?;
-        }
         let required = self.core.control.identity.required_mask.load(Ordering::Relaxed) as u8;
         for role in (0..MAX_ROLES as u8).filter(|role| required & (1 << role) == 0) {
             let skipped = self.core.skip(role)?;

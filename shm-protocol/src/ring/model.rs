@@ -83,7 +83,9 @@ impl World {
     /// What the words of frame `id` say, read on at `position`.
     pub(super) fn words(id: u64, position: u64) -> [u64; SLOT_WORDS] {
         let mut words = [0; SLOT_WORDS];
-        words[slot_word::FLAGS] = id;
+        // The count of lines stored, which a whole descriptor shows.
+        let lines = if cfg!(loom) { 0 } else { SLOT_WORDS as u64 / 8 };
+        words[slot_word::FLAGS] = id | lines << 48;
         words[slot_word::EXTENT] = id;
         words[slot_word::SOURCE_POSITION] = position;
         words

@@ -196,6 +196,7 @@ impl ProducerCore {
         // SYNC: slot-free (release side)
         let state = self.control.state(oldest.slot);
         let dropped = state.compare_exchange(found.0, free.0, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        crash_point!(self.fuse, "drop: before it is counted");
         if dropped {
             self.count_revoked(1);
         }
@@ -226,6 +227,7 @@ impl ProducerCore {
                 Ordering::Acquire,
             );
             skipped += u64::from(done.is_ok());
+            crash_point!(self.fuse, "skip: before it is counted");
         }
         if skipped > 0 && usize::from(role) < MAX_ROLES {
             let counter = &self.control.roles[usize::from(role)].words[role_word::SKIPPED];

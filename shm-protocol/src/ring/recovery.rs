@@ -48,7 +48,9 @@ impl ProducerCore {
                 let key = control.key(slot);
                 if key.is_after(last_key) {
                     last_key = key;
-                    position = Some(control.word(slot, slot_word::SOURCE_POSITION));
+                    // A frame published by its head alone left the position as it was.
+                    let whole = cfg!(loom) || control.word(slot, slot_word::FLAGS) >> 48 != 0;
+                    position = whole.then(|| control.word(slot, slot_word::SOURCE_POSITION));
                 }
             }
             next_seq = next_seq.max(control.seq(slot).saturating_add(1));

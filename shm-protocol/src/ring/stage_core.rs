@@ -2,6 +2,7 @@
 //! each is released (PROTOCOL, stage rule). No memory and no names: loom runs this very code.
 
 use super::{ConsumerCore, ProducerCore, RingError, SlotRef};
+use crate::crash::crash_point;
 use crate::layout::{MAX_SLOTS, slot_word};
 use crate::planted::planted;
 use crate::slot::{Key, reference_word};
@@ -79,6 +80,7 @@ impl StageCore {
             let finished = !held.key.is_after(last) && held.key.id().saturating_add(self.history) <= last.id();
             let depended_on = held.referrer.is_some_and(|at| output.is_outstanding(at));
             if finished && !depended_on {
+                crash_point!(output.fuse, "harvest: before an input is released");
                 input.release(held.at)?;
                 self.held.swap_remove(index);
             } else {

@@ -10,3 +10,4 @@ pub mod rtcp;
 pub mod sdp;
 pub mod sender;
 pub mod session;
+pub mod stream;

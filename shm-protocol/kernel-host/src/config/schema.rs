@@ -208,6 +208,9 @@ section! {
         "listen" listen: SocketAddr = loopback(8080), fixed;
         /// Secret that viewers must give. Unset: none is asked for.
         "token" token: Option<Secret> = None, fixed;
+        /// Names beside localhost and the listen address under which the page is reached (a proxy's), with commas
+        /// between. Unset: none; a page of another name must not read the screen through this one.
+        "allowed_hosts" allowed_hosts: Option<String> = None, fixed;
         /// The encode instance that feeds it. Unset: the one of net.input.
         "encode" encode: Option<InstanceName> = None, fixed;
     }

@@ -116,7 +116,7 @@ fn a_recovery_that_dies_is_repeated_to_the_same_end() {
 /// A live producer that revokes dies at any step beside its reader: order and words hold, and the ring works.
 #[test]
 fn a_revoking_producer_dies_at_any_step_and_the_ring_works_on() {
-    let steps = explore_deaths(2, |step| {
+    let steps = explore_deaths(1, |step| {
         move || {
             let world = World::new(2, 0b1);
             let reader = spawn_reader(&world, 0, 1);

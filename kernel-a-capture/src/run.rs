@@ -1,0 +1,197 @@
+//! The ring loop of kernel A: wait for the source, claim a slot, have it filled, publish it.
+
+use crate::open::{Predecessor, open};
+use crate::source::{Captured, FrameRequest, Source, Wait};
+use kernel_host::args::KernelArgs;
+use kernel_host::config::{Memory, Source as Configured};
+use kernel_host::exit::{Exit, Failure};
+use kernel_host::kernel::{self, Kernel, deadline_ns};
+use kernel_host::name::Kind;
+use shm_protocol::attach::Policy;
+use shm_protocol::clock::monotonic_ns;
+use shm_protocol::descriptor::{FrameDetails, FrameHead, StageTime, StreamFormat, flag};
+use shm_protocol::frame::{Rational, VideoFormat};
+use shm_protocol::lease::Pulse;
+use shm_protocol::output::{Claim, Producer};
+use shm_protocol::pixels::PixelsWrite;
+use shm_protocol::pool::PoolKind;
+use shm_protocol::slot::Key;
+use shm_protocol::telemetry::{Counter, Measure};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Runs kernel A until it is asked to end or its source ends.
+///
+/// # Errors
+/// [`Failure`] with the exit code for the supervisor.
+pub fn run(args: &KernelArgs) -> Result<(), Failure> {
+    match Kernel::start(args, Kind::Capture)? {
+        Some(kernel) => kernel.serve(capture),
+        None => Ok(()),
+    }
+}
+
+fn capture(kernel: &mut Kernel) -> Result<(), Failure> {
+    let Some(config) = kernel.config.capture(&kernel.name.name).cloned() else { return Ok(()) };
+    // The bound on latency needs the rate, which only the source knows; until then frames may wait.
+    let fallback = Rational { num: 60, den: 1 };
+    let spec = kernel.ring_spec(config.fps.unwrap_or(fallback));
+    let (mut ring, _) = Producer::open(&kernel.lease, &spec, &kernel.directory).map_err(kernel::open)?;
+    let predecessor = Predecessor { position: ring.source_position(), header: ring.memo() };
+    let stop = kernel.stop.flag();
+    // A pipe's writer may keep us waiting for as long as it likes: that is no hang.
+    let patience = (config.source == Configured::File).then(|| Patience::start(kernel.lease.pulse()));
+    kernel.telemetry.set_backend(config.source.name());
+    let Some(mut source) = open(&config, &predecessor, &stop)? else { return Ok(()) };
+    let format = *source.format();
+    if spec.policy == Policy::Live {
+        ring.set_max_latency_ns(config.max_latency_ns(format.fps));
+    }
+    let kind = match config.memory {
+        Memory::PosixShm => PoolKind::PosixShm,
+        Memory::Memfd => PoolKind::Memfd,
+        Memory::DmaBuf => PoolKind::DmaBuf,
+    };
+    let reused = ring.set_pool(kind, format.frame_bytes(), kernel.runtime.path()).map_err(kernel::object)?;
+    ring.set_format(&StreamFormat::Video(format)).map_err(kernel::ring)?;
+    ring.set_memo(source.stream_header());
+    kernel.telemetry.set_path(&format!(
+        "{} {}x{} {} {}",
+        kind.name(),
+        format.width,
+        format.height,
+        format.pixel_format.name(),
+        if reused { "pool reused" } else { "new pool" }
+    ));
+    tracing::info!(source = source.name(), width = format.width, height = format.height, "Capturing");
+    kernel.running();
+    let mut frame_id = ring.last_key().id() + 1;
+    while kernel.turn()? {
+        if kernel.reloaded() && spec.policy == Policy::Live {
+            if let Some(config) = kernel.config.capture(&kernel.name.name) {
+                ring.set_max_latency_ns(config.max_latency_ns(format.fps));
+            }
+        }
+        if patience.is_some() {
+            ring.set_memo(source.stream_header());
+        }
+        match source.wait(&stop).map_err(|error| Failure::recover(error.recovery(), error))? {
+            Wait::Ready => {}
+            Wait::Stopped => break,
+            Wait::End => return drain(kernel, &ring),
+        }
+        let dropped = ring.drop_expired().map_err(kernel::ring)?;
+        let Some(claim) = ring.claim().map_err(kernel::ring)? else {
+            if spec.policy == Policy::Lossless {
+                ring.wait_for_room(deadline_ns(format.fps.interval_ns()));
+            } else if source.is_live() {
+                // Every slot is held: this frame never was. Its id shows the gap.
+                frame_id += 1;
+                kernel.telemetry.add(Counter::CaptureMissed, 1);
+                count_drops(kernel, &ring);
+            }
+            continue;
+        };
+        match fill(kernel, &mut ring, source.as_mut(), claim, frame_id, &format, &stop)? {
+            Filled::Published => frame_id += 1,
+            Filled::Nothing => {}
+            Filled::End => return drain(kernel, &ring),
+        }
+        if dropped > 0 || ring.revoked() > 0 {
+            count_drops(kernel, &ring);
+        }
+    }
+    Ok(())
+}
+
+fn count_drops(kernel: &Kernel, ring: &Producer) {
+    kernel.telemetry.set_dropped(ring.revoked() + kernel.telemetry.get(Counter::CaptureMissed));
+}
+
+enum Filled {
+    Published,
+    Nothing,
+    End,
+}
+
+fn fill(
+    kernel: &Kernel,
+    ring: &mut Producer,
+    source: &mut dyn Source,
+    claim: Claim,
+    frame_id: u64,
+    format: &VideoFormat,
+    stop: &AtomicBool,
+) -> Result<Filled, Failure> {
+    let begin_ns = monotonic_ns();
+    let buffer_index = claim.index();
+    let pixels = PixelsWrite::new(format, ring.buffer(&claim)).map_err(|error| Failure::new(Exit::Internal, error))?;
+    let mut request = FrameRequest { frame_id, buffer_index, buffer_fresh: false, pixels };
+    let captured = source.fill(&mut request, stop).map_err(|error| Failure::recover(error.recovery(), error));
+    let times = match captured {
+        Ok(Captured::Frame(times)) => times,
+        other => {
+            ring.abort(claim).map_err(kernel::ring)?;
+            return other.map(|captured| if captured == Captured::End { Filled::End } else { Filled::Nothing });
+        }
+    };
+    let done_ns = monotonic_ns();
+    let head = FrameHead {
+        key: Key::whole(frame_id),
+        flags: if times.discontinuity { flag::DISCONTINUITY } else { 0 },
+        capture_ns: times.capture_ns,
+        buffer: ring.extent(&claim, 0, format.frame_bytes() as u32),
+        ..FrameHead::default()
+    };
+    let mut details = FrameDetails {
+        source_pts_ns: times.source_pts_ns,
+        source_position: times.source_pos,
+        ..FrameDetails::default()
+    };
+    details.stamp(StageTime::CaptureDone, done_ns);
+    ring.publish(claim, head, &details).map_err(kernel::ring)?;
+    kernel.telemetry.sample(Measure::Work, done_ns, done_ns - begin_ns);
+    kernel.telemetry.frame(done_ns);
+    Ok(Filled::Published)
+}
+
+/// The source has ended: what it gave is still on its way. Stays until nobody owes any of it, so that a
+/// file's last frames reach the wire, then keeps the ring alive until it is asked to end.
+fn drain(kernel: &mut Kernel, ring: &Producer) -> Result<(), Failure> {
+    tracing::info!(last_frame_id = ring.last_key().id(), "The source has ended");
+    kernel.telemetry.set_message("The source has ended");
+    while kernel.turn()? {
+        kernel.stop.wait(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Beats while the loop may be waiting for a writer.
+struct Patience {
+    over: Arc<AtomicBool>,
+}
+
+impl Patience {
+    fn start(pulse: Pulse) -> Patience {
+        let over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&over);
+        const BEAT: Duration = Duration::from_millis(25);
+        let spawned = std::thread::Builder::new().name("patience".to_owned()).spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                pulse.beat();
+                std::thread::sleep(BEAT);
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "No thread for patience: a slow writer may count as a hang");
+        }
+        Patience { over }
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,278 @@
+//! The RTP output of one kernel D: the sender with its session in shared memory, its description on disk, and
+//! the kernel's loop around both.
+
+use super::clock::Clock;
+use super::open::{NewStream, open_stream};
+use super::pacer::PacerConfig;
+use super::sdp::SdpDescription;
+use super::sender::{AccessUnit, RtpSender, SendEnd, SenderConfig};
+use super::session::{Resume, SESSION_WORDS, Words};
+use crate::au::AuView;
+use crate::payload::PayloadSize;
+use crate::transmit::Transmit;
+use crate::transmit::udp::{UdpConfig, UdpTransmit};
+use kernel_host::config::{HostPort, Net, Rtp};
+use kernel_host::exit::{Exit, Failure};
+use kernel_host::kernel::{self, Kernel, LONGEST_SLEEP_NS};
+use kernel_host::name::KernelName;
+use shm_protocol::clock::{monotonic_ns, realtime_offset_ns};
+use shm_protocol::frame::{Codec, VideoFormat};
+use shm_protocol::input::Taken;
+use shm_protocol::names;
+use shm_protocol::telemetry::Counter;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The session's words in their shared-memory object.
+struct SessionWords(shm_protocol::words::Words);
+
+impl Words for SessionWords {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn load(&self, index: usize) -> u64 {
+        self.0[index].load(Ordering::Acquire)
+    }
+
+    fn store(&mut self, index: usize, value: u64) {
+        self.0[index].store(value, Ordering::Release);
+    }
+}
+
+/// What became of an access unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// It is on the wire.
+    Out {
+        /// When its last packet left, CLOCK_MONOTONIC, nanoseconds.
+        last_packet_ns: u64,
+    },
+    /// A predecessor had sent it.
+    Before,
+    /// Asked to end in the middle of it: a successor goes on.
+    Stopped,
+}
+
+/// An open RTP output.
+pub struct RtpStream {
+    sender: RtpSender<SessionWords, UdpTransmit>,
+    destination: SocketAddr,
+    configured: HostPort,
+    encode: KernelName,
+    pacing: bool,
+    paced: Option<(u32, u64)>,
+    is_new: bool,
+    sdp_path: PathBuf,
+    described: Option<u64>,
+    version: u64,
+    send_calls: u64,
+}
+
+/// Waits for the sender's pacer while the kernel's heart beats.
+struct KernelClock<'a> {
+    kernel: &'a mut Kernel,
+    failed: Option<Failure>,
+}
+
+impl Clock for KernelClock<'_> {
+    fn now_ns(&mut self) -> u64 {
+        monotonic_ns()
+    }
+
+    fn wait_until_ns(&mut self, until_ns: u64) -> bool {
+        match self.kernel.turn() {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(failure) => {
+                self.failed = Some(failure);
+                return false;
+            }
+        }
+        let now = monotonic_ns();
+        super::clock::MonotonicClock.wait_until_ns(until_ns.min(now + LONGEST_SLEEP_NS))
+    }
+}
+
+fn resolve(key: &str, address: &HostPort) -> Result<SocketAddr, Failure> {
+    address.resolve().map_err(|error| {
+        Failure::new(Exit::Config, format!("{key} = \"{}:{}\" cannot be resolved: {error}", address.host, address.port))
+    })
+}
+
+impl RtpStream {
+    /// Opens the output: goes on with the session of a predecessor, from its ports, or begins one.
+    ///
+    /// # Errors
+    /// [`Failure`] when the destination cannot be resolved or the ports cannot be had.
+    pub fn open(kernel: &Kernel, rtp: &Rtp, net: &Net, encode: &KernelName) -> Result<RtpStream, Failure> {
+        let destination = resolve("net.rtp.destination", &rtp.destination)?;
+        let name = names::session(kernel.runtime.instance(), &kernel.name.to_string());
+        let words = shm_protocol::words::Words::open(&name, SESSION_WORDS).map_err(kernel::object)?;
+        let new =
+            NewStream { payload_type: rtp.payload_type as u8, real_minus_monotonic_ns: realtime_offset_ns() as i64 };
+        let udp = UdpConfig { interface: net.interface.clone(), ..UdpConfig::to(destination) };
+        let payload_size = PayloadSize::new(rtp.payload_bytes).map_err(|error| Failure::new(Exit::Config, error))?;
+        let kbps = kernel.config.encode(&encode.name).map_or(8000, |e| e.bitrate_kbps);
+        let config = SenderConfig {
+            payload_size,
+            pacer: PacerConfig::new(rtp.pacing, kbps, FALLBACK_INTERVAL_NS),
+            report_interval_ns: REPORT_INTERVAL_NS,
+            keyframe_interval_ns: KEYFRAME_INTERVAL_NS,
+        };
+        let (sender, resume) = open_stream(SessionWords(words), new, &udp, &config, monotonic_ns())
+            .map_err(|error| Failure::recover(error.recovery(), error))?;
+        kernel.telemetry.set_path(sender.transmit().path());
+        Ok(RtpStream {
+            sender,
+            destination,
+            configured: rtp.destination.clone(),
+            encode: encode.clone(),
+            pacing: rtp.pacing,
+            paced: None,
+            is_new: !matches!(resume, Resume::Resumed),
+            sdp_path: kernel.runtime.sdp(&kernel.name),
+            described: None,
+            version: 0,
+            send_calls: 0,
+        })
+    }
+
+    /// Whether the stream begins here, rather than going on.
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// Where it goes, as a URL.
+    pub fn url(&self) -> String {
+        format!("rtp://{}", self.destination)
+    }
+
+    /// Where its description lies.
+    pub fn sdp_path(&self) -> &Path {
+        &self.sdp_path
+    }
+
+    /// Takes up changed live keys.
+    pub fn reload(&mut self, kernel: &Kernel) {
+        let Some(rtp) = kernel.config.net(&kernel.name.name).and_then(|net| net.rtp.clone()) else { return };
+        self.paced = None;
+        if rtp.destination == self.configured {
+            return;
+        }
+        let moved = resolve("net.rtp.destination", &rtp.destination)
+            .map_err(|failure| failure.to_string())
+            .and_then(|to| self.sender.set_destination(to).map(|()| to).map_err(|error| error.to_string()));
+        match moved {
+            Ok(destination) => {
+                tracing::info!(%destination, "The RTP stream goes elsewhere from now on");
+                self.destination = destination;
+                self.configured = rtp.destination;
+                self.described = None;
+            }
+            Err(error) => tracing::warn!(error, "The destination was not changed"),
+        }
+    }
+
+    /// Reads feedback and sends the report that is due. `true`: an IDR is wanted.
+    pub fn poll(&mut self, now_ns: u64) -> bool {
+        self.sender.poll_control(now_ns);
+        self.sender.keyframe_request(now_ns).is_some()
+    }
+
+    /// Sends one access unit, waiting for the pacer.
+    ///
+    /// # Errors
+    /// [`Failure`] of the kernel's turn.
+    pub fn send(
+        &mut self,
+        kernel: &mut Kernel,
+        taken: &Taken,
+        au: &AuView<'_>,
+        (codec, format): (Codec, &VideoFormat),
+    ) -> Result<Sent, Failure> {
+        self.pace(kernel, format);
+        let unit = AccessUnit {
+            view: *au,
+            key: (taken.head.key.id(), u64::from(taken.head.key.sub())),
+            capture_ns: taken.head.capture_ns,
+            codec,
+        };
+        let mut clock = KernelClock { kernel, failed: None };
+        let end = self.sender.send(&unit, &mut clock);
+        if let Some(failure) = clock.failed {
+            return Err(failure);
+        }
+        let sent = match end {
+            Ok(SendEnd::Done(sent)) => sent,
+            Ok(SendEnd::AlreadyDone) => return Ok(Sent::Before),
+            Ok(SendEnd::Stopped) => return Ok(Sent::Stopped),
+            Err(error) => {
+                // No packets can be made of it: the stream goes on with the next IDR.
+                tracing::warn!(%error, frame_id = taken.head.key.id(), "An access unit could not be sent");
+                kernel.telemetry.error();
+                self.sender.request_keyframe(super::feedback::KeyframeReason::Joined);
+                return Ok(Sent::Before);
+            }
+        };
+        kernel.telemetry.add(Counter::Packets, u64::from(sent.packets));
+        kernel.telemetry.add(Counter::Bytes, sent.bytes);
+        kernel.telemetry.add(Counter::PacketsDropped, u64::from(sent.dropped));
+        self.describe(kernel, codec, format);
+        Ok(Sent::Out { last_packet_ns: sent.last_packet_ns })
+    }
+
+    /// Paces for the frame rate and bitrate in force.
+    fn pace(&mut self, kernel: &Kernel, format: &VideoFormat) {
+        let interval_ns = format.fps.interval_ns();
+        if self.paced.is_some_and(|(_, known)| known == interval_ns) {
+            return;
+        }
+        let kbps = kernel.config.encode(&self.encode.name).map_or(8000, |e| e.bitrate_kbps);
+        self.sender.set_pacer(PacerConfig::new(self.pacing, kbps, interval_ns));
+        self.paced = Some((kbps, interval_ns));
+    }
+
+    /// Writes the description when something in it changed.
+    fn describe(&mut self, kernel: &Kernel, codec: Codec, format: &VideoFormat) {
+        let calls = self.sender.transmit().stats().syscalls;
+        kernel.telemetry.add(Counter::SendCalls, calls - self.send_calls);
+        self.send_calls = calls;
+        let version = self.sender.parameters().version();
+        if self.described == Some(version) {
+            return;
+        }
+        self.described = Some(version);
+        self.version += 1;
+        let constants = self.sender.session().constants();
+        let kbps = kernel.config.encode(&self.encode.name).map(|e| e.bitrate_kbps);
+        let text = SdpDescription {
+            name: &format!("quad {}", kernel.runtime.instance()),
+            session_id: u64::from(constants.ssrc),
+            version: self.version,
+            destination: self.destination,
+            rtcp_port: self.destination.port().saturating_add(1),
+            ttl: 1,
+            payload_type: constants.payload_type,
+            codec,
+            fps: Some(format.fps),
+            bitrate_kbps: kbps,
+            parameter_sets: self.sender.parameters().get(),
+            feedback: false,
+            source: None,
+        }
+        .text();
+        if let Err(error) = crate::files::replace(&self.sdp_path, &text) {
+            tracing::warn!(%error, path = %self.sdp_path.display(), "The session description could not be written");
+        }
+    }
+}
+
+/// Until the first access unit tells the rate.
+const FALLBACK_INTERVAL_NS: u64 = 16_666_666;
+/// A sender report a second: receivers synchronise by it, and it is below RFC 3550's 5 % at any video rate.
+const REPORT_INTERVAL_NS: u64 = Duration::from_secs(1).as_nanos() as u64;
+/// No more than two IDRs a second on request: more would cost every viewer for the sake of one.
+const KEYFRAME_INTERVAL_NS: u64 = Duration::from_millis(500).as_nanos() as u64;

@@ -537,8 +537,10 @@ fn memfd_reader(w: &World, kernel: &str, ready: SharedWords, stay: bool) {
     input.release(&taken).unwrap();
     shm_protocol::fdpass::serve(&w.instance.dir, kernel, pools).unwrap();
     ready.set(1, 1);
-    while stay {
-        std::thread::sleep(Duration::from_millis(1));
+    if stay {
+        loop {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
     lease.stop();
 }

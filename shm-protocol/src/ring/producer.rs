@@ -205,7 +205,7 @@ impl ProducerCore {
 
     fn count_revoked(&self, frames: u64) {
         let counter = &self.control.producer.revoked;
-        counter.store(counter.load(Ordering::Relaxed) + frames, Ordering::Relaxed);
+        counter.store(counter.load(Ordering::Relaxed).wrapping_add(frames), Ordering::Relaxed);
     }
 
     /// Passes every slot that role `role` owes and has not taken on without it: a slow consumer that is
@@ -231,7 +231,7 @@ impl ProducerCore {
         }
         if skipped > 0 && usize::from(role) < MAX_ROLES {
             let counter = &self.control.roles[usize::from(role)].words[role_word::SKIPPED];
-            counter.store(counter.load(Ordering::Relaxed) + skipped, Ordering::Relaxed);
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(skipped), Ordering::Relaxed);
         }
         Ok(skipped)
     }

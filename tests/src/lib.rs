@@ -1,1 +1,13 @@
-//! Real binaries, real SIGKILL, real receivers.
+//! Real binaries, real SIGKILL, real receivers: what the system tests share.
+//!
+//! Everything here panics when it fails: it is used by tests alone.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails fails its test")]
+
+pub mod bitstream;
+pub mod build;
+pub mod direct;
+pub mod pipeline;
+pub mod receiver;
+pub mod tools;
+pub mod wire;
+pub mod y4m;

@@ -1,0 +1,167 @@
+//! FFmpeg and GStreamer as receivers, and the frame ids in what they decoded.
+
+use crate::tools::{Owned, within};
+use kernel_a_capture::barcode::{block_side, read_barcode};
+use std::io::Write as _;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Rows that are kept of a decoded frame: both rows of the barcode.
+pub fn strip_rows(width: usize, height: usize) -> usize {
+    let side = block_side(width as u32, height as u32).expect("The frame is large enough for a barcode");
+    2 * side as usize
+}
+
+/// The frame ids burned into 4:2:0 frames of `width` × `height`, one after the other. `None`: unreadable.
+pub fn frame_ids(frames: &[u8], width: usize, height: usize) -> Vec<Option<u64>> {
+    let size = width * height * 3 / 2;
+    assert_eq!(frames.len() % size, 0, "A part of a frame");
+    let ids = frames.chunks_exact(size).map(|frame| read_barcode(&frame[..width * height], width, width as u32));
+    ids.map(|code| code.map(|code| code.frame_id)).collect()
+}
+
+/// What came out of a decoder.
+#[derive(Debug)]
+pub struct Decoded {
+    /// Frame ids, in the order of output.
+    pub ids: Vec<Option<u64>>,
+    /// What it complained of.
+    pub log: String,
+}
+
+impl Decoded {
+    /// Asserts that every frame was readable and the decoder content, and returns the ids.
+    pub fn clean(&self) -> Vec<u64> {
+        assert_eq!(self.log.trim(), "", "The decoder complains");
+        let unreadable = self.ids.iter().position(Option::is_none);
+        assert_eq!(unreadable, None, "A frame without a readable id");
+        self.ids.iter().flatten().copied().collect()
+    }
+}
+
+/// Asserts that ids follow each other without a gap.
+pub fn assert_contiguous(ids: &[u64]) {
+    let break_at = ids.windows(2).find(|pair| pair[1] != pair[0] + 1);
+    assert_eq!(break_at, None, "{} frames from {:?} to {:?}", ids.len(), ids.first(), ids.last());
+}
+
+/// Decodes an Annex-B stream with FFmpeg and reads the frame ids.
+pub fn decode(stream: &[u8], width: usize, height: usize) -> Decoded {
+    let mut file = tempfile::Builder::new().suffix(".h264").tempfile().unwrap();
+    file.write_all(stream).unwrap();
+    let rows = strip_rows(width, height);
+    let output = Command::new("ffmpeg")
+        .args(["-v", "warning", "-nostdin", "-f", "h264", "-i"])
+        .arg(file.path())
+        .args(["-fps_mode", "passthrough", "-vf", &format!("crop={width}:{rows}:0:0")])
+        .args(["-pix_fmt", "yuv420p", "-f", "rawvideo", "-"])
+        .output()
+        .unwrap();
+    let log = complaints(&String::from_utf8_lossy(&output.stderr));
+    Decoded { ids: frame_ids(&output.stdout, width, rows), log }
+}
+
+/// Lines of an FFmpeg log that are complaints about the stream.
+fn complaints(log: &str) -> String {
+    // Raw H.264 has no timestamps, which its muxer mentions; a stream that has just begun has no rate yet.
+    let harmless = ["Timestamps are unset", "Stream #0: not enough frames to estimate rate", "Last message repeated"];
+    let lines = log.lines().filter(|line| !line.trim().is_empty() && !harmless.iter().any(|h| line.contains(h)));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A session description for a receiver that must listen before the sender starts.
+pub fn hand_written_sdp(port: u16) -> String {
+    format!(
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=test\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video {port} RTP/AVP 96\r\n\
+         a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\n"
+    )
+}
+
+/// Whether somebody listens on a UDP port.
+pub fn is_bound(port: u16) -> bool {
+    UdpSocket::bind(("0.0.0.0", port)).is_err()
+}
+
+/// A receiver that writes raw 4:2:0 frames into a file.
+pub struct Receiver {
+    child: Owned,
+    folder: std::path::PathBuf,
+    width: usize,
+    rows: usize,
+}
+
+impl Receiver {
+    /// FFmpeg, listening on `port`. It keeps the rows of the barcode only.
+    pub fn ffmpeg(folder: &Path, port: u16, width: usize, height: usize) -> Receiver {
+        let rows = strip_rows(width, height);
+        let sdp = folder.join("receiver.sdp");
+        std::fs::write(&sdp, hand_written_sdp(port)).unwrap();
+        let mut command = Command::new("ffmpeg");
+        command
+            .args(["-v", "warning", "-protocol_whitelist", "file,udp,rtp", "-buffer_size", "4000000"])
+            .args(["-analyzeduration", "1000000", "-i"])
+            .arg(&sdp)
+            .args(["-fps_mode", "passthrough", "-vf", &format!("crop={width}:{rows}:0:0")])
+            .args(["-pix_fmt", "yuv420p", "-f", "rawvideo", "-y"])
+            .arg(folder.join("received.yuv"));
+        Receiver::start(command, folder, port, width, rows)
+    }
+
+    /// GStreamer with `elements` between the source of packets and the decoder.
+    pub fn gstreamer(folder: &Path, port: u16, elements: &str, width: usize, height: usize) -> Receiver {
+        let caps = "application/x-rtp,media=video,clock-rate=90000,encoding-name=H264,payload=96";
+        let line = format!(
+            "udpsrc port={port} buffer-size=4000000 caps=\"{caps}\" ! {elements} ! rtph264depay ! h264parse ! \
+             avdec_h264 ! videoconvert ! video/x-raw,format=I420 ! filesink buffer-mode=2 location={}",
+            folder.join("received.yuv").display()
+        );
+        let mut command = Command::new("gst-launch-1.0");
+        // -e: an interrupt ends the stream in order, so that nothing stays in the decoder.
+        command.args(["-q", "-e"]).args(split_words(&line)).env("GST_DEBUG", "2").env("GST_DEBUG_NO_COLOR", "1");
+        Receiver::start(command, folder, port, width, height)
+    }
+
+    fn start(mut command: Command, folder: &Path, port: u16, width: usize, rows: usize) -> Receiver {
+        let log = std::fs::File::create(folder.join("receiver.log")).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let mut child = Owned::spawn(&mut command);
+        let listens = within(Duration::from_secs(20), || is_bound(port) || child.0.try_wait().unwrap().is_some());
+        assert!(listens && child.0.try_wait().unwrap().is_none(), "The receiver does not listen");
+        Receiver { child, folder: folder.to_owned(), width, rows }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.folder.join("received.yuv")
+    }
+
+    /// Whole frames written so far.
+    pub fn frames(&self) -> usize {
+        let bytes = std::fs::metadata(self.path()).map_or(0, |meta| meta.len());
+        bytes as usize / (self.width * self.rows * 3 / 2)
+    }
+
+    /// Ends it in order and reads what it decoded.
+    pub fn finish(mut self) -> Decoded {
+        self.child.end(nix::sys::signal::Signal::SIGINT, Duration::from_secs(10));
+        let frames = std::fs::read(self.path()).unwrap_or_default();
+        let log = std::fs::read_to_string(self.folder.join("receiver.log")).unwrap_or_default();
+        Decoded { ids: frame_ids(&frames, self.width, self.rows), log: complaints(&log) }
+    }
+}
+
+/// Words of a line; quotes keep what is between them together.
+fn split_words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for character in line.chars() {
+        match character {
+            '"' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            other => words.last_mut().unwrap().push(other),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}

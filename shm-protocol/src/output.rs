@@ -198,10 +198,14 @@ impl Producer {
         if known.is_none() {
             let serial = table[index][0].load(Ordering::Relaxed) as u32;
             let words = encode_format(format, serial.wrapping_add(1));
-            for (word, value) in table[index].iter().zip(words) {
-                crash_point!(self.core.fuse, "format: before a word of the entry");
+            crash_point!(self.core.fuse, "format: before the entry");
+            for (at, (word, value)) in table[index].iter().zip(words).enumerate() {
+                if at == 1 || at == FORMAT_WORDS / 2 {
+                    crash_point!(self.core.fuse, "format: within the entry");
+                }
                 word.store(value, Ordering::Relaxed);
             }
+            crash_point!(self.core.fuse, "format: done");
         }
         self.format = Some((index as u16, *format));
         Ok(())

@@ -85,6 +85,10 @@ fn live_producer(w: &World) {
     let mut ring = spec(CAPTURE, &[(PROCESS, true), (PREVIEW, false)], Policy::Live, 2);
     ring.max_latency_ns = 1;
     let (mut producer, _) = Producer::open(&lease, &ring, &directory()).unwrap();
+    // The required role lives and is slow: nothing bridges a death, so frames may grow too old.
+    let process = w.instance.lease(PROCESS);
+    let slow = Consumer::attach(&process, PROCESS, CAPTURE, &directory(), &w.instance.dir).unwrap();
+    slow.set_bridging(false);
     // The role that is not required attaches and takes nothing.
     let preview = w.instance.lease(PREVIEW);
     let consumer = Consumer::attach(&preview, PREVIEW, CAPTURE, &directory(), &w.instance.dir).unwrap();
@@ -301,7 +305,7 @@ fn singles(name: &str) {
 
 /// Seconds for the pairs of one scenario; the order is scattered, so a sample covers all places.
 fn pair_budget() -> Duration {
-    let seconds = std::env::var("QUAD_PAIR_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(15);
+    let seconds = std::env::var("QUAD_PAIR_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(20);
     Duration::from_secs(seconds)
 }
 

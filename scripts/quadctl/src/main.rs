@@ -1,2 +1,137 @@
-//! The binary.
-fn main() {}
+//! Launches, supervises and shows the four kernels. `scripts/quad` builds it and hands its command line over.
+
+mod commands;
+mod doctor;
+mod launch;
+mod preflight;
+mod process;
+mod supervisor;
+mod teardown;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use kernel_host::args::{DEFAULT_INSTANCE, exit_of};
+use kernel_host::exit::Failure;
+
+/// Live video through four processes joined by shared memory
+#[derive(Debug, Parser)]
+#[command(name = "quad", version, disable_help_subcommand = true)]
+struct Cli {
+    /// Instance of the whole system
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, global = true)]
+    instance: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What an instance is started with.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+struct Start {
+    /// Configuration file; without one a test pattern is streamed
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set one key over the file, for example encode.bitrate_kbps=6000; may be given again
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the four kernels and return when the first frame is on the wire
+    Up {
+        #[command(flatten)]
+        start: Start,
+        /// Stay in the foreground until Ctrl-C
+        #[arg(long)]
+        foreground: bool,
+    },
+    /// Stop all and remove every shared-memory object, socket and pid file
+    Down,
+    /// Show what runs: exit 0 all running, 1 degraded, 2 not running
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Replace a kernel's process: capture, process, encode or net, or one of its instances
+    Restart {
+        /// Kernel, or KERNEL.NAME
+        #[arg(value_name = "KERNEL[.NAME]")]
+        kernel: String,
+    },
+    /// Change a live key while the stream goes on; without KEY=VALUE list the live keys
+    Set {
+        /// The key and its new value
+        #[arg(value_name = "KEY=VALUE")]
+        set: Option<String>,
+    },
+    /// Instances on this machine
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Every backend, device and limit of this machine: usable or not, why, and what would make it usable
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the logs of all kernels, or of one
+    Logs {
+        /// Kernel, KERNEL.NAME or supervisor
+        #[arg(value_name = "KERNEL[.NAME]")]
+        kernel: Option<String>,
+        /// Go on showing what is added
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Show every slot of a ring: capture, process or encode.NAME
+    Inspect {
+        /// The ring, named by the kernel that writes it
+        #[arg(value_name = "RING")]
+        ring: String,
+    },
+    /// Print the version
+    Version,
+    /// The supervisor's own process
+    #[command(hide = true)]
+    Supervise {
+        #[command(flatten)]
+        start: Start,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Standard output may be closed; there is nobody to tell.
+            let _ = error.print();
+            return exit_of(&error).into();
+        }
+    };
+    let instance = cli.instance.as_str();
+    let result: Result<u8, Failure> = match cli.command {
+        Command::Up { start, foreground } => commands::up::run(instance, &start, foreground),
+        Command::Down => commands::down::run(instance),
+        Command::Status { json } => commands::status::run(instance, json),
+        Command::Restart { kernel } => commands::restart::run(instance, &kernel),
+        Command::Set { set } => commands::set::run(instance, set.as_deref()),
+        Command::List { json } => commands::list::run(json),
+        Command::Doctor { json } => doctor::run(json),
+        Command::Logs { kernel, follow } => commands::logs::run(instance, kernel.as_deref(), follow),
+        Command::Inspect { ring } => commands::inspect::run(instance, &ring),
+        Command::Version => commands::version(),
+        Command::Supervise { start } => commands::supervise::run(instance, &start),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            commands::warn(&format!("quad: {failure}"));
+            failure.exit.into()
+        }
+    }
+}

@@ -197,7 +197,8 @@ impl LeaseTable {
 
     /// The record of `kernel`, if it was ever entered.
     pub fn find(&self, kernel: &str) -> Option<usize> {
-        (0..MAX_KERNELS).find(|index| self.name_of(*index) == kernel)
+        // Unused records have an empty name.
+        (0..MAX_KERNELS).find(|index| !kernel.is_empty() && self.name_of(*index) == kernel)
     }
 
     /// The record of `kernel`; entered now if `enter`.
@@ -232,11 +233,14 @@ impl LeaseTable {
         })?;
         let mut bytes = [0u8; NAME_BYTES];
         bytes[..kernel.len()].copy_from_slice(kernel.as_bytes());
+        crate::crash::crash_point!((), "lease: before the name");
         // The first word last: until then the entry reads as empty.
-        for (word, chunk) in self.record(index).name.iter().zip(bytes.chunks_exact(8)).rev() {
+        for (at, (word, chunk)) in self.record(index).name.iter().zip(bytes.chunks_exact(8)).enumerate().rev() {
+            if at == 0 {
+                crate::crash::crash_point!((), "lease: within the name");
+            }
             let mut value = [0u8; 8];
             value.copy_from_slice(chunk);
-            crate::crash::crash_point!((), "lease: before a word of the name");
             word.store(u64::from_le_bytes(value), Ordering::Release);
         }
         Ok(index)

@@ -89,6 +89,9 @@ pub(crate) trait ControlMemory: Send + Sync {
 pub(crate) struct ControlRef {
     /// Into `memory`; spares a virtual call on the hot path.
     words: NonNull<RingControl>,
+    /// Active slots as they were when this handle was made: pools have as many buffers, whatever the
+    /// shared word says later.
+    slots: usize,
     memory: Arc<dyn ControlMemory>,
 }
 
@@ -99,11 +102,16 @@ unsafe impl Sync for ControlRef {}
 
 impl ControlRef {
     pub(crate) fn new(memory: Arc<dyn ControlMemory>) -> ControlRef {
-        ControlRef { words: NonNull::from(memory.control()), memory }
+        ControlRef { words: NonNull::from(memory.control()), slots: memory.control().active_slots(), memory }
     }
 
     pub(crate) fn is_broken(&self) -> bool {
         self.memory.is_broken()
+    }
+
+    /// Active slots.
+    pub(crate) fn slot_count(&self) -> usize {
+        self.slots
     }
 }
 
@@ -117,7 +125,7 @@ impl std::ops::Deref for ControlRef {
 
 impl RingControl {
     /// Active slots, clamped to what exists: the word is shared memory.
-    pub(crate) fn slot_count(&self) -> usize {
+    fn active_slots(&self) -> usize {
         (self.identity.slots.load(Ordering::Relaxed) as usize).clamp(1, MAX_SLOTS)
     }
 

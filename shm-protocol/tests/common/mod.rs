@@ -234,6 +234,11 @@ impl SharedWords {
         SharedWords { base: base.cast(), len }
     }
 
+    /// First byte, for those who bring their own locks.
+    pub fn base_ptr(&self) -> *mut u8 {
+        self.base.cast_mut().cast()
+    }
+
     pub fn all(&self) -> &[AtomicU64] {
         // SAFETY: `len` words are mapped for the life of the process.
         unsafe { std::slice::from_raw_parts(self.base, self.len) }
@@ -258,6 +263,33 @@ impl SharedWords {
             assert!(Instant::now() < end, "word {index} is {} and not {value}", self.get(index));
             std::thread::sleep(Duration::from_micros(100));
         }
+    }
+}
+
+/// A file in `/dev/shm`, mapped for reading and for vandalism.
+pub struct SharedFile(SharedWords);
+
+impl SharedFile {
+    pub fn map(path: &std::path::Path, bytes: usize) -> SharedFile {
+        use std::os::fd::AsRawFd;
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping, unmapped when this goes; accessed as atomics only.
+        let base =
+            unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        assert!(base != libc::MAP_FAILED);
+        SharedFile(SharedWords { base: base.cast(), len: bytes / 8 })
+    }
+
+    pub fn words(&self) -> &[AtomicU64] {
+        self.0.all()
+    }
+}
+
+impl Drop for SharedFile {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; `words` borrows from `self`.
+        unsafe { libc::munmap(self.0.base.cast_mut().cast(), self.0.len * 8) };
     }
 }
 

@@ -1,0 +1,163 @@
+//! What an instance was started with: kept beside its sockets, so that every later command sees the same configuration.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use kernel_host::config::{Config, Overrides};
+use kernel_host::exit::{Exit, Failure};
+use kernel_host::name::{KernelName, Kind};
+use kernel_host::pin::online_cpus;
+use kernel_host::runtime::RuntimeDir;
+use serde::{Deserialize, Serialize};
+
+/// Names the directory of the kernels' binaries when they are not beside this one.
+pub const BIN_DIR_VARIABLE: &str = "QUAD_BIN_DIR";
+
+/// The arguments of `up` that kernels are started with, also again.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Launch {
+    /// Configuration file, absolute.
+    pub config: Option<PathBuf>,
+    /// `--set` in their order.
+    pub sets: Vec<String>,
+    /// Where the kernels' binaries are.
+    pub bin_dir: PathBuf,
+}
+
+impl Launch {
+    /// From the command line of `up`.
+    pub fn new(config: Option<&Path>, sets: &[String]) -> Result<Launch, Failure> {
+        let config = match config {
+            Some(path) => Some(path.canonicalize().map_err(|source| {
+                Failure::from(kernel_host::config::ConfigError::Read { path: path.to_owned(), source })
+            })?),
+            None => None,
+        };
+        Ok(Launch { config, sets: sets.to_vec(), bin_dir: bin_dir()? })
+    }
+
+    fn file(runtime: &RuntimeDir) -> PathBuf {
+        runtime.path().join("supervisor.json")
+    }
+
+    /// What the running instance was started with; `None` when nothing was kept.
+    pub fn load(runtime: &RuntimeDir) -> Option<Launch> {
+        serde_json::from_slice(&fs::read(Launch::file(runtime)).ok()?).ok()
+    }
+
+    /// Keeps it, for the owner alone: a token may be among the settings.
+    pub fn save(&self, runtime: &RuntimeDir) -> Result<(), Failure> {
+        let path = Launch::file(runtime);
+        let temporary = path.with_extension("json.new");
+        let write = || -> std::io::Result<()> {
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.write_all(&serde_json::to_vec(self)?)?;
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(|error| {
+            Failure::new(Exit::Temporary, format!("Cannot write {}: {error}; is the disk full?", path.display()))
+        })
+    }
+
+    /// The configuration in effect: file, overrides of `set` and `swap`, `--set`.
+    pub fn configuration(&self, runtime: &RuntimeDir) -> Result<Config, Failure> {
+        let overrides = Overrides::load(&runtime.overrides())?;
+        let config = Config::load_with(self.config.as_deref(), &overrides, &self.sets)?;
+        config.validate_cpus(&online_cpus()?)?;
+        Ok(config)
+    }
+
+    /// The binary of a kind of kernel.
+    pub fn binary(&self, kind: Kind) -> PathBuf {
+        self.bin_dir.join(kind.binary())
+    }
+
+    /// The command line of one kernel process, without the binary.
+    pub fn arguments(&self, instance: &str, kernel: &KernelName, cpus: Option<&str>, standby: bool) -> Vec<String> {
+        let mut line = Vec::new();
+        if let Some(config) = &self.config {
+            line.extend(["--config".to_owned(), config.display().to_string()]);
+        }
+        line.extend(["--instance".to_owned(), instance.to_owned(), "--name".to_owned(), kernel.name.clone()]);
+        line.extend(self.sets.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));
+        if let Some(cpus) = cpus {
+            line.extend(["--set".to_owned(), format!("{}.cpus=\"{cpus}\"", kernel.config_path())]);
+        }
+        if standby {
+            line.push("--standby".to_owned());
+        }
+        line
+    }
+
+    /// Forgets `--set` of a key: a live `set` came after it.
+    pub fn forget(&mut self, key: &str) {
+        self.sets.retain(|set| set.split_once('=').is_none_or(|(given, _)| given.trim() != key));
+    }
+}
+
+fn bin_dir() -> Result<PathBuf, Failure> {
+    if let Some(dir) = std::env::var_os(BIN_DIR_VARIABLE).filter(|dir| !dir.is_empty()) {
+        let dir = PathBuf::from(dir);
+        return dir.canonicalize().map_err(|error| {
+            Failure::new(Exit::Usage, format!("{BIN_DIR_VARIABLE}={} cannot be used: {error}", dir.display()))
+        });
+    }
+    let own = std::env::current_exe().map_err(|error| Failure::new(Exit::Internal, error))?;
+    Ok(own.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_gets_the_launch_then_its_own_cpus() {
+        let launch = Launch {
+            config: Some("/etc/quad.toml".into()),
+            sets: vec!["encode.qp=3".into(), "capture.fps=30".into()],
+            bin_dir: "/bin".into(),
+        };
+        let web: KernelName = "encode.web".parse().unwrap();
+        let line = launch.arguments("demo", &web, Some("1-2"), true).join(" ");
+        assert_eq!(
+            line,
+            "--config /etc/quad.toml --instance demo --name web --set encode.qp=3 --set capture.fps=30 \
+             --set encode.instances.web.cpus=\"1-2\" --standby"
+        );
+        let main = KernelName::main(Kind::Net);
+        let plain = Launch::default();
+        assert_eq!(plain.arguments("default", &main, None, false).join(" "), "--instance default --name main");
+        assert_eq!(launch.binary(Kind::Capture), Path::new("/bin/kernel-a-capture"));
+    }
+
+    #[test]
+    fn placed_cpus_are_understood_by_the_kernel() {
+        let set = Launch::default().arguments("d", &KernelName::main(Kind::Encode), Some("0,2-3"), false)[5].clone();
+        let config = Config::load(None, &[set]).unwrap();
+        assert_eq!(config.cpus(&KernelName::main(Kind::Encode)).unwrap().to_string(), "0,2-3");
+    }
+
+    #[test]
+    fn a_later_live_setting_takes_the_place_of_the_launchs() {
+        let mut launch =
+            Launch { sets: vec!["encode.bitrate_kbps = 5000".into(), "capture.fps=30".into()], ..Launch::default() };
+        launch.forget("encode.bitrate_kbps");
+        assert_eq!(launch.sets, ["capture.fps=30"]);
+    }
+
+    #[test]
+    fn what_was_kept_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = RuntimeDir::locate_in(folder.path(), "demo").unwrap();
+        runtime.create().unwrap();
+        assert_eq!(Launch::load(&runtime), None);
+        let launch = Launch { sets: vec!["net.http.token=x".into()], ..Launch::default() };
+        launch.save(&runtime).unwrap();
+        assert_eq!(Launch::load(&runtime), Some(launch));
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(Launch::file(&runtime)).unwrap());
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,140 @@
+//! How a supervisor begins: alone, with what lives adopted and what is missing started.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::time::{Duration, Instant};
+
+use kernel_host::config::Config;
+use kernel_host::exit::{Exit, Failure};
+use kernel_host::name::{KernelName, Kind};
+use kernel_host::pin::{CpuSet, allowed_cpus, online_cpus};
+use kernel_host::place;
+use kernel_host::runtime::RuntimeDir;
+use kernel_host::status;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use shm_protocol::lease::LeaseTable;
+use shm_protocol::names;
+
+use super::control::Listener;
+use super::first_frame::FirstFrame;
+use super::unit::Unit;
+use super::watchdog::Watchdog;
+use super::{Supervisor, fifo};
+use crate::launch::Launch;
+use crate::process::{end_all, holder, read_pid_file};
+use crate::teardown::{STOP_PATIENCE, runs, standby_pid_file};
+
+impl Supervisor {
+    /// Takes charge of an instance.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] beside a living supervisor; what is wrong with the configuration, the runtime directory or the
+    /// shared memory otherwise.
+    pub fn begin(instance: &str, runtime: RuntimeDir, launch: Launch) -> Result<Supervisor, Failure> {
+        runtime.create()?;
+        let lock = lock(&runtime)?;
+        let config = launch.configuration(&runtime)?;
+        launch.save(&runtime)?;
+        // What a killed run left; while one of its kernels lives nothing is touched, and it is adopted.
+        let recover = |error: shm_protocol::error::ObjectError| Failure::recover(error.recovery(), error);
+        LeaseTable::remove_if_dead(instance).map_err(recover)?;
+        let table = LeaseTable::join(instance).map_err(recover)?;
+        let fifos = fifo::hold(&config);
+        let placed = placement(instance, &config)?;
+        dismiss_unknown(&table, &config);
+        let units = config.kernels().into_iter().map(|kernel| {
+            let told = config.cpus(&kernel).is_some();
+            let cpus = placed.get(&kernel).filter(|_| !told).map(CpuSet::to_string);
+            let stdin = kernel.kind == Kind::Capture
+                && config.capture(&kernel.name).and_then(|c| c.path.as_ref()).is_some_and(|p| p.as_os_str() == "-");
+            let mut unit = Unit::new(kernel.clone(), cpus, config.standby(&kernel), stdin, &runtime);
+            // By its pid file: one that was started just before its supervisor died and has no lease yet.
+            let early = || read_pid_file(&runtime.pid(&kernel)).filter(|p| !p.ended() && runs(p.pid, kernel.kind));
+            if let Some(process) = holder(&table, &unit.lease).or_else(early) {
+                unit.adopt(process);
+            }
+            let standby = read_pid_file(&standby_pid_file(&runtime, &kernel));
+            if let Some(process) = standby.filter(|p| !p.ended() && runs(p.pid, kernel.kind)) {
+                unit.adopt_standby(process);
+            }
+            unit
+        });
+        let units: Vec<Unit> = units.collect();
+        Ok(Supervisor {
+            instance: instance.to_owned(),
+            listener: Listener::bind(&runtime)?,
+            watchdog: Watchdog::new(Duration::from_millis(config.hang_timeout_ms.into())),
+            start: Some(FirstFrame::new(&config)),
+            runtime,
+            launch,
+            config,
+            table,
+            units,
+            clients: Vec::new(),
+            waiting: Vec::new(),
+            farewell: Vec::new(),
+            rotated: Instant::now(),
+            _fifos: fifos,
+            _lock: lock,
+        })
+    }
+}
+
+/// The lock on the pid file: one supervisor an instance, and gone with its process.
+fn lock(runtime: &RuntimeDir) -> Result<File, Failure> {
+    let path = runtime.supervisor_pid();
+    let failed =
+        |error: std::io::Error| Failure::new(Exit::Unavailable, format!("Cannot use {}: {error}", path.display()));
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    let whole =
+        libc::flock { l_type: libc::F_WRLCK as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 };
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
+        Ok(_) => {}
+        Err(Errno::EAGAIN | Errno::EACCES) => {
+            return Err(already_running(runtime.instance(), status::supervisor_pid(&path)));
+        }
+        Err(errno) => return Err(failed(errno.into())),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
+    Ok(file)
+}
+
+/// The refusal of a second start.
+pub fn already_running(instance: &str, pid: Option<u32>) -> Failure {
+    let pid = pid.map(|pid| format!(", supervisor process {pid}")).unwrap_or_default();
+    let text = format!(
+        "Instance {instance} is already running{pid}; `quad down` ends it, --instance NAME starts another beside it"
+    );
+    Failure::new(Exit::Usage, text)
+}
+
+/// Where kernels go that were not told: on cpus that this process may use, those free of other instances first.
+fn placement(instance: &str, config: &Config) -> Result<std::collections::BTreeMap<KernelName, CpuSet>, Failure> {
+    let allowed = allowed_cpus();
+    let usable: CpuSet = online_cpus()?.iter().filter(|cpu| allowed.contains(*cpu)).collect();
+    let others = names::instances().into_iter().filter(|name| name != instance);
+    let foreign: Vec<CpuSet> = others
+        .flat_map(|name| status::collect(&name, None, None).kernels)
+        .filter(|(_, kernel)| kernel.heartbeat_age_ms.is_some())
+        .map(|(_, kernel)| kernel.cpus.into_iter().collect())
+        .filter(|cpus: &CpuSet| !cpus.is_empty())
+        .collect();
+    Ok(place::place(&usable, &place::demands(config), &foreign))
+}
+
+/// Ends kernels that an earlier configuration had and this one has not.
+fn dismiss_unknown(table: &LeaseTable, config: &Config) {
+    let unknown = table
+        .kernels()
+        .into_iter()
+        .filter(|info| info.held && info.kernel.parse::<KernelName>().is_ok_and(|kernel| !config.has(&kernel)));
+    for info in unknown {
+        if let Some(process) = holder(table, &info.kernel) {
+            tracing::info!(kernel = info.kernel, "Not in the configuration any more, ended");
+            end_all(&[&process], STOP_PATIENCE);
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! One kernel instance under supervision: its process, its standby, and what becomes of them.
+
+use std::fs::File;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use kernel_host::name::KernelName;
+use kernel_host::runtime::RuntimeDir;
+use shm_protocol::lease::{KernelState, LeaseInfo, LeaseTable};
+use shm_protocol::telemetry::TelemetryReader;
+
+use super::backoff::{Backoff, Ending};
+use super::rotate::open_log;
+use crate::launch::Launch;
+use crate::process::{Process, last_line, write_pid_file};
+use crate::teardown::standby_pid_file;
+
+/// What belongs to the service manager of the supervisor, not to kernels.
+const MANAGER_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "QUAD_READY_FD"];
+
+/// A process of a kernel, ours or adopted.
+#[derive(Debug)]
+pub struct Running {
+    /// The process.
+    pub process: Process,
+    child: Option<Child>,
+}
+
+impl Running {
+    /// One that an earlier supervisor started.
+    pub fn adopted(process: Process) -> Running {
+        Running { process, child: None }
+    }
+
+    /// How it ended; called once it has. `info` is its kernel's lease record now.
+    fn ending(&mut self, info: Option<&LeaseInfo>) -> Ending {
+        let status = self.child.as_mut().and_then(|child| child.wait().ok());
+        match status.map(|status| (status.code(), status.signal())) {
+            Some((Some(code), _)) => Ending::Code(code),
+            Some((None, Some(signal))) => Ending::Signal(signal),
+            _ => {
+                let own = info.filter(|info| info.pid == self.process.pid);
+                Ending::Unknown { in_order: own.is_some_and(|info| info.state == KernelState::Stopped) }
+            }
+        }
+    }
+}
+
+/// What every start needs.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The instance.
+    pub instance: &'a str,
+    /// Its runtime directory.
+    pub runtime: &'a RuntimeDir,
+    /// What it was started with.
+    pub launch: &'a Launch,
+    /// Its leases.
+    pub table: &'a LeaseTable,
+}
+
+impl Context<'_> {
+    /// The lease record of a kernel.
+    pub fn info(&self, lease: &str) -> Option<LeaseInfo> {
+        self.table.find(lease).map(|index| self.table.info(index))
+    }
+}
+
+/// A kernel instance.
+#[derive(Debug)]
+pub struct Unit {
+    /// Which.
+    pub kernel: KernelName,
+    /// Its name in the lease table.
+    pub lease: String,
+    /// The process at work, or on its way there.
+    pub main: Option<Running>,
+    /// The process that waits.
+    pub standby: Option<Running>,
+    /// Killed processes whose lease was taken from them and which do not die.
+    pub doomed: Vec<Running>,
+    /// When to start the next; `None` when one runs or none is wanted.
+    pub start_at: Option<Instant>,
+    /// The next ending was asked for and is followed by a start.
+    pub restarting: bool,
+    /// How the last process ended that is not followed by another.
+    pub left: Option<Ending>,
+    /// How the last process ended.
+    pub last_ending: Option<Ending>,
+    /// When a hung holder of this epoch was killed.
+    pub killed: Option<(Instant, u64)>,
+    cpus: Option<String>,
+    wants_standby: bool,
+    standby_at: Option<Instant>,
+    inherits_stdin: bool,
+    backoff: Backoff,
+    standby_backoff: Backoff,
+    log: PathBuf,
+    log_offset: u64,
+    start_error: Option<String>,
+}
+
+impl Unit {
+    /// A kernel that has no process yet and is to get one at once.
+    pub fn new(kernel: KernelName, cpus: Option<String>, standby: bool, stdin: bool, runtime: &RuntimeDir) -> Unit {
+        let (lease, log) = (kernel.to_string(), runtime.log(&kernel));
+        Unit {
+            kernel,
+            lease,
+            main: None,
+            standby: None,
+            doomed: Vec::new(),
+            start_at: Some(Instant::now()),
+            restarting: false,
+            left: None,
+            last_ending: None,
+            killed: None,
+            cpus,
+            wants_standby: standby,
+            standby_at: standby.then(Instant::now),
+            inherits_stdin: stdin,
+            backoff: Backoff::default(),
+            standby_backoff: Backoff::default(),
+            log,
+            log_offset: 0,
+            start_error: None,
+        }
+    }
+
+    /// Takes over a living process.
+    pub fn adopt(&mut self, process: Process) {
+        tracing::info!(kernel = %self.kernel, pid = process.pid, "Adopted");
+        self.main = Some(Running::adopted(process));
+        self.start_at = None;
+    }
+
+    /// Takes over a waiting process; the one that took the lease meanwhile is no standby any more.
+    pub fn adopt_standby(&mut self, process: Process) {
+        if self.main.as_ref().is_none_or(|main| main.process.pid != process.pid) {
+            self.standby = Some(Running::adopted(process));
+            self.standby_at = None;
+        }
+    }
+
+    /// Every living process.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.main.iter().chain(&self.standby).chain(&self.doomed).map(|running| &running.process)
+    }
+
+    /// Deaths without progress in a row.
+    pub fn barren(&self) -> u32 {
+        self.backoff.barren()
+    }
+
+    /// What the last process said last, or why it could not be started.
+    pub fn last_words(&self) -> String {
+        self.start_error
+            .clone()
+            .or_else(|| last_line(&self.log, self.log_offset))
+            .unwrap_or_else(|| "It said nothing".to_owned())
+    }
+
+    /// Starts what is due.
+    pub fn start_due(&mut self, context: &Context<'_>, now: Instant) {
+        if self.main.is_none() && self.start_at.is_some_and(|at| at <= now) {
+            self.start_at = None;
+            self.log_offset = std::fs::metadata(&self.log).map_or(0, |found| found.len());
+            match self.spawn(context, false) {
+                Ok(running) => {
+                    self.start_error = None;
+                    write_pid_file(&context.runtime.pid(&self.kernel), &running.process);
+                    self.main = Some(running);
+                }
+                Err(error) => {
+                    tracing::error!(kernel = %self.kernel, "{error}");
+                    self.start_error = Some(error);
+                    self.start_at = Some(now + self.backoff.death(false));
+                }
+            }
+        }
+        // A standby of what does not run yet would be the first itself.
+        let settled = self.main.is_some() && context.info(&self.lease).is_some_and(|info| info.held);
+        if self.standby.is_none() && settled && self.standby_at.is_some_and(|at| at <= now) {
+            self.standby_at = None;
+            match self.spawn(context, true) {
+                Ok(running) => {
+                    write_pid_file(&standby_pid_file(context.runtime, &self.kernel), &running.process);
+                    self.standby = Some(running);
+                }
+                Err(error) => {
+                    tracing::error!(kernel = %self.kernel, standby = true, "{error}");
+                    self.standby_at = Some(now + self.standby_backoff.death(false));
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, context: &Context<'_>, standby: bool) -> Result<Running, String> {
+        let binary = context.launch.binary(self.kernel.kind);
+        let failed = |error: std::io::Error| {
+            format!("Cannot start {}: {error}; build it with `cargo build --release`", binary.display())
+        };
+        let log: File = open_log(&self.log).map_err(|error| format!("Cannot write {}: {error}", self.log.display()))?;
+        let mut command = Command::new(&binary);
+        command
+            .args(context.launch.arguments(context.instance, &self.kernel, self.cpus.as_deref(), standby))
+            .stdin(if self.inherits_stdin { Stdio::inherit() } else { Stdio::null() })
+            .stdout(log.try_clone().map_err(failed)?)
+            .stderr(log)
+            // Ctrl-C at the terminal goes to the supervisor alone, which ends the kernels in their order.
+            .process_group(0);
+        MANAGER_VARIABLES.iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        let mut child = command.spawn().map_err(failed)?;
+        // It cannot be reaped by anybody else, so its number is its own until we have waited for it.
+        match Process::open(child.id()) {
+            Some(process) => Ok(Running { process, child: Some(child) }),
+            None => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(format!("Cannot watch process {}; is pidfd_open forbidden here?", child.id()))
+            }
+        }
+    }
+
+    /// Takes leave of the processes that ended, without starting others.
+    pub fn collect(&mut self) {
+        for running in self.main.iter_mut().chain(&mut self.standby).chain(&mut self.doomed) {
+            if running.process.ended() {
+                running.ending(None);
+            }
+        }
+    }
+
+    /// Sees to the processes that ended.
+    pub fn reap(&mut self, context: &Context<'_>, now: Instant) {
+        self.doomed.retain_mut(|running| {
+            let ended = running.process.ended();
+            if ended {
+                running.ending(None);
+            }
+            !ended
+        });
+        if let Some(mut standby) = self.standby.take_if(|running| running.process.ended()) {
+            let ending = standby.ending(context.info(&self.lease).as_ref());
+            // Its file names a process that is gone; an absent file is as good.
+            let _ = std::fs::remove_file(standby_pid_file(context.runtime, &self.kernel));
+            tracing::warn!(kernel = %self.kernel, %ending, "The standby ended");
+            self.standby_at =
+                (self.wants_standby && ending.restarts()).then(|| now + self.standby_backoff.death(false));
+        }
+        if let Some(mut main) = self.main.take_if(|running| running.process.ended()) {
+            let info = context.info(&self.lease);
+            let ending = main.ending(info.as_ref());
+            self.ended(context, main.process.pid, ending, info.as_ref(), now);
+        }
+    }
+
+    /// The process at work is gone: its standby is at work now, or another is started, or none.
+    fn ended(&mut self, context: &Context<'_>, pid: u32, ending: Ending, info: Option<&LeaseInfo>, now: Instant) {
+        self.last_ending = Some(ending);
+        self.killed = None;
+        let asked_for = std::mem::take(&mut self.restarting);
+        if let Some(standby) = self.standby.take() {
+            tracing::warn!(kernel = %self.kernel, pid, %ending, successor = standby.process.pid, "The standby takes over");
+            let _ = std::fs::remove_file(standby_pid_file(context.runtime, &self.kernel));
+            write_pid_file(&context.runtime.pid(&self.kernel), &standby.process);
+            self.main = Some(standby);
+            self.standby_at = self.wants_standby.then_some(now);
+            return;
+        }
+        if !asked_for && !ending.restarts() {
+            tracing::info!(kernel = %self.kernel, pid, %ending, "Ended and is not restarted");
+            let _ = std::fs::remove_file(context.runtime.pid(&self.kernel));
+            self.left = Some(ending);
+            return;
+        }
+        // Whether this process ever held the lease, and made a frame then.
+        let progress = info.filter(|info| info.pid == pid).is_some_and(|info| {
+            TelemetryReader::open(context.instance, &self.lease, info.epoch)
+                .is_some_and(|page| page.snapshot().frames > 0)
+        });
+        let delay = if asked_for { std::time::Duration::ZERO } else { self.backoff.death(progress) };
+        if asked_for {
+            tracing::info!(kernel = %self.kernel, pid, %ending, "Restarting on request");
+        } else {
+            let delay_ms = delay.as_millis() as u64;
+            tracing::warn!(kernel = %self.kernel, pid, %ending, progress, delay_ms, "Died, restarting");
+        }
+        self.start_at = Some(now + delay);
+    }
+
+    /// When something of it is due next.
+    pub fn next_due(&self) -> Option<Instant> {
+        let start = self.start_at.filter(|_| self.main.is_none());
+        start.into_iter().chain(self.standby_at.filter(|_| self.standby.is_none() && self.main.is_some())).min()
+    }
+}

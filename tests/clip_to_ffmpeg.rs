@@ -1,1 +1,92 @@
-//! x
+//! Real film through all four processes: FFmpeg receives every frame once and in order, and what is on the wire is
+//! what the encoder library makes of the same frames when it is used directly.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+
+use std::time::Duration;
+use system_tests::bitstream::{nal, nal_type, units};
+use system_tests::direct;
+use system_tests::pipeline::{Part, Pipeline, free_rtp_port};
+use system_tests::receiver::{Receiver, assert_contiguous};
+use system_tests::tools::{clip, need, within};
+use system_tests::wire::{Faults, Wire, in_order};
+use system_tests::y4m::Clip;
+
+/// FFmpeg's parser knows a frame to be whole when the next one begins; with what follows the clip, all of the clip
+/// comes out.
+const FOLLOWING: usize = 30;
+
+#[test]
+fn ffmpeg_receives_every_frame_of_the_clip_once_and_in_order() {
+    const NAME: &str = "clip_to_ffmpeg";
+    if !need(NAME, &["ffmpeg"]) {
+        return;
+    }
+    let Some(path) = clip(NAME) else { return };
+    let port = free_rtp_port();
+    let mut pipeline = Pipeline::new("ffmpeg", port);
+    let film = Clip::decode(&path, pipeline.folder());
+    let count = film.frames.len() + FOLLOWING;
+    let fifo = pipeline.folder().join("film.fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    pipeline.set("capture.source", "file").set("capture.path", fifo.to_str().unwrap());
+    pipeline.set("capture.policy", "lossless").set("capture.barcode", "true").set("encode.backend", "openh264");
+    let receiver = Receiver::ffmpeg(pipeline.folder(), port, film.width, film.height);
+    pipeline.start_all();
+    // The receiver listens and all four run: now the film begins, at its own rate.
+    film.play(&fifo, count);
+    pipeline.wait_for_frames(count as u64);
+    let came = within(Duration::from_secs(10), || receiver.frames() + 2 >= count);
+    let decoded = receiver.finish();
+    assert!(came, "{} of {count}: {}\n{}", decoded.ids.len(), decoded.log, pipeline.logs());
+    pipeline.stop();
+    let ids = decoded.clean();
+    assert_eq!(ids.first(), Some(&1));
+    assert_contiguous(&ids);
+    assert!((film.frames.len()..=count).contains(&ids.len()), "{} frames of {count}", ids.len());
+}
+
+#[test]
+fn the_stream_is_to_the_bit_what_the_library_makes_of_the_same_frames() {
+    const NAME: &str = "the_stream_is_to_the_bit_what_the_library_makes_of_the_same_frames";
+    if !need(NAME, &["ffmpeg"]) {
+        return;
+    }
+    let Some(path) = clip(NAME) else { return };
+    let port = free_rtp_port();
+    let wire = Wire::listen(port);
+    let mut pipeline = Pipeline::new("bits", port);
+    let film = Clip::decode(&path, pipeline.folder());
+    let file = pipeline.write("film.y4m", &film.bytes(film.frames.len()));
+    let gop = 50;
+    pipeline.set("capture.source", "file").set("capture.path", file.to_str().unwrap());
+    pipeline.set("capture.policy", "lossless").set("net.rtp.pacing", "false");
+    pipeline.set("encode.backend", "openh264").set("encode.level", "4.1").set("encode.threads", "1");
+    pipeline.set("encode.bitrate_kbps", "6000").set("encode.gop", &gop.to_string());
+    pipeline.start_all();
+    let all = within(Duration::from_secs(60), || wire.units() >= film.frames.len());
+    assert!(all, "{} of {} frames; {}", wire.units(), film.frames.len(), pipeline.logs());
+    pipeline.stop();
+
+    let packets = wire.packets();
+    let (ordered, faults) = in_order(&packets);
+    assert_eq!(faults, Faults::default());
+    let ours = units(&ordered);
+    let settings = direct::Settings {
+        width: film.width,
+        height: film.height,
+        fps: film.fps.0 as f32 / film.fps.1 as f32,
+        bitrate_kbps: 6000,
+        gop,
+        interval_ns: 1_000_000_000 * u64::from(film.fps.1) / u64::from(film.fps.0),
+    };
+    let theirs = direct::encode(&settings, &film.frames);
+    assert_eq!(ours.len(), theirs.len());
+    for (index, (unit, direct)) in ours.iter().zip(&theirs).enumerate() {
+        assert_eq!(unit.is_idr(), index % gop as usize == 0, "frame {index}");
+        assert_eq!(nal_type(&unit.nals[0]), nal::DELIMITER, "frame {index}");
+        let same = unit.nals[1..] == direct[..];
+        let types = |nals: &[Vec<u8>]| nals.iter().map(|n| (nal_type(n), n.len())).collect::<Vec<_>>();
+        assert!(same, "frame {index}: ours {:?}, the library's {:?}", types(&unit.nals[1..]), types(direct));
+    }
+    assert!(!pipeline.alive(Part::Encode));
+}

@@ -1,1 +1,151 @@
-//! x
+//! Who may depend on whom, and rules over the source that no compiler checks.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use system_tests::build::root;
+
+const KERNELS: [&str; 4] = ["kernel-a-capture", "kernel-b-process", "kernel-c-encode", "kernel-d-net"];
+/// Longest file of the product and its tests, lines. "About 500": a tenth of tolerance.
+const MOST_LINES: usize = 550;
+
+fn metadata() -> Metadata {
+    MetadataCommand::new().manifest_path(root().join("Cargo.toml")).other_options(vec!["--locked".into()]).exec().unwrap()
+}
+
+fn package<'a>(metadata: &'a Metadata, name: &str) -> &'a Package {
+    metadata.packages.iter().find(|package| package.name.as_str() == name).unwrap()
+}
+
+/// Names of the packages that the product code of `name` uses, directly.
+fn uses(metadata: &Metadata, name: &str) -> BTreeSet<String> {
+    let kinds = |kind: DependencyKind| kind != DependencyKind::Development;
+    let dependencies = package(metadata, name).dependencies.iter().filter(|d| kinds(d.kind));
+    dependencies.map(|dependency| dependency.name.clone()).collect()
+}
+
+/// The members of the workspace among them.
+fn members_used(metadata: &Metadata, name: &str) -> BTreeSet<String> {
+    let members: BTreeSet<String> = metadata.workspace_packages().iter().map(|p| p.name.to_string()).collect();
+    uses(metadata, name).intersection(&members).cloned().collect()
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn kernels_depend_on_the_host_and_the_protocol_and_never_on_each_other() {
+    let metadata = metadata();
+    for kernel in KERNELS {
+        assert_eq!(members_used(&metadata, kernel), set(&["kernel-host", "shm-protocol"]), "{kernel}");
+        let tests_use = package(&metadata, kernel).dependencies.iter().map(|d| d.name.as_str());
+        let other = tests_use.clone().find(|name| KERNELS.contains(name));
+        assert_eq!(other, None, "{kernel} must not know another kernel, in its tests neither");
+    }
+    assert_eq!(members_used(&metadata, "kernel-host"), set(&["shm-protocol"]));
+    assert_eq!(members_used(&metadata, "shm-protocol"), set(&[]));
+    let tool = members_used(&metadata, "quadctl");
+    assert!(tool.is_subset(&set(&["kernel-host", "shm-protocol"])), "{tool:?}");
+}
+
+#[test]
+fn the_protocol_has_no_runtime_no_codec_and_no_anyhow() {
+    let metadata = metadata();
+    let direct = uses(&metadata, "shm-protocol");
+    for banned in ["anyhow", "tokio", "futures", "openh264", "openh264-sys2", "h264-reader", "raw_sync", "serde_json"] {
+        assert!(!direct.contains(banned), "shm-protocol uses {banned}");
+    }
+    assert!(!uses(&metadata, "kernel-host").iter().any(|name| name.starts_with("openh264") || name == "tokio"));
+}
+
+#[test]
+fn libraries_use_error_enums_and_not_anyhow() {
+    let metadata = metadata();
+    for library in ["shm-protocol", "kernel-host"] {
+        assert!(!uses(&metadata, library).contains("anyhow"), "{library}");
+    }
+    for file in sources().iter().filter(|path| !path.starts_with(root().join("tests"))) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let text = std::fs::read_to_string(file).unwrap();
+        let tool = file.starts_with(root().join("scripts"));
+        assert!(name == "main.rs" || tool || !text.contains("anyhow::"), "{}: anyhow outside main.rs", file.display());
+    }
+}
+
+#[test]
+fn nothing_is_published_and_everything_is_dual_licensed() {
+    for member in metadata().workspace_packages() {
+        assert_eq!(member.publish, Some(Vec::new()), "{} says publish = false", member.name);
+        assert_eq!(member.license.as_deref(), Some("MIT OR Apache-2.0"), "{}", member.name);
+        let manifest = std::fs::read_to_string(&member.manifest_path).unwrap();
+        let lints = manifest.split("[lints]").nth(1).unwrap_or_default();
+        assert!(lints.trim_start().starts_with("workspace = true"), "{} takes the workspace's lints", member.name);
+    }
+}
+
+#[test]
+fn what_is_not_crash_safe_stays_out_of_the_product() {
+    let metadata = metadata();
+    for member in metadata.workspace_default_packages() {
+        assert!(!uses(&metadata, &member.name).contains("raw_sync"), "{} uses raw_sync", member.name);
+    }
+}
+
+/// Every Rust file of the repository, except what is built.
+fn sources() -> Vec<PathBuf> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let built = name.starts_with('.') || name.starts_with("target") || name == "node_modules";
+            if entry.file_type().unwrap().is_dir() {
+                if !built {
+                    walk(&path, found);
+                }
+            } else if name.ends_with(".rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(root(), &mut found);
+    assert!(found.len() > 50, "The sources are found");
+    found
+}
+
+#[test]
+fn files_stay_short() {
+    let long: Vec<String> = sources()
+        .iter()
+        .map(|path| (path, std::fs::read_to_string(path).unwrap().lines().count()))
+        .filter(|(_, lines)| *lines > MOST_LINES)
+        .map(|(path, lines)| format!("{}: {lines} lines", path.strip_prefix(root()).unwrap().display()))
+        .collect();
+    assert_eq!(long, Vec::<String>::new());
+}
+
+#[test]
+fn unsafe_code_stands_only_in_modules_that_give_a_reason() {
+    for file in sources() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for line in text.lines().map(str::trim) {
+            let allows = ["#[allow(unsafe_code", "#![allow(unsafe_code"].iter().any(|a| line.starts_with(a));
+            assert!(!allows, "{}: unsafe code is expected with a reason, not allowed", file.display());
+            if line.contains("expect(unsafe_code") && line.ends_with(")]") {
+                assert!(line.contains("reason = \""), "{}: {line}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // Spelled apart, so that this file does not find itself.
+    let marks = [["TO", "DO"], ["FIX", "ME"], ["XX", "X:"]].map(|parts| parts.concat());
+    for file in sources() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let found = marks.iter().find(|mark| text.contains(mark.as_str()));
+        assert_eq!(found, None, "{}", file.display());
+    }
+}

@@ -111,6 +111,11 @@ impl Pipeline {
         self
     }
 
+    /// What is set, as KEY=VALUE.
+    pub fn settings(&self) -> &[String] {
+        &self.settings
+    }
+
     /// Name of the instance.
     pub fn instance(&self) -> &str {
         &self.instance

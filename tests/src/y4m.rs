@@ -62,3 +62,46 @@ impl Clip {
         bytes
     }
 }
+
+/// Longest a FIFO may take no byte.
+const FIFO_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+impl Clip {
+    /// Writes `count` frames into a FIFO at the clip's own rate. Returns when the last one is written.
+    pub fn play(&self, fifo: &Path, count: usize) {
+        use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let begin = std::time::Instant::now();
+        // Opening a FIFO for writing fails until somebody reads it.
+        let mut to = loop {
+            let opened = std::fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(fifo);
+            match opened {
+                Ok(file) => break file,
+                Err(error) => assert!(begin.elapsed() < FIFO_PATIENCE, "Nobody reads the FIFO: {error}"),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        };
+        let mut put = |mut bytes: &[u8]| {
+            let since = std::time::Instant::now();
+            while !bytes.is_empty() {
+                match to.write(bytes) {
+                    Ok(written) => bytes = &bytes[written..],
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        assert!(since.elapsed() < FIFO_PATIENCE, "The FIFO is not read on");
+                        std::thread::sleep(std::time::Duration::from_micros(300));
+                    }
+                    Err(error) => panic!("The reader of the FIFO is gone: {error}"),
+                }
+            }
+        };
+        put(format!("{}\n", self.header).as_bytes());
+        let start = std::time::Instant::now();
+        let interval = std::time::Duration::from_secs(1) * self.fps.1 / self.fps.0;
+        for (index, frame) in self.frames.iter().cycle().take(count).enumerate() {
+            let due = start + interval * index as u32;
+            std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
+            put(b"FRAME\n");
+            put(frame);
+        }
+    }
+}

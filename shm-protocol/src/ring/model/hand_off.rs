@@ -51,11 +51,14 @@ fn two_readers_each_get_every_frame() {
         while next <= FRAMES && world.publish(&mut producer, next).unwrap() {
             next += 1;
         }
-        for reader in readers {
-            let (mut core, mut got) = reader.join().unwrap();
-            while let Some(id) = world.read(&mut core).unwrap() {
-                got.push(id);
+        let mut readers: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
+        for _ in 0..=FRAMES {
+            for (core, got) in &mut readers {
+                got.extend(world.read(core).unwrap());
             }
+            next += u64::from(next <= FRAMES && world.publish(&mut producer, next).unwrap());
+        }
+        for (_, got) in readers {
             assert_eq!(got, (1..=FRAMES).collect::<Vec<_>>(), "invariants 5, 13");
         }
         world.check_quiet();

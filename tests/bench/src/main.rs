@@ -1,10 +1,16 @@
 //! Benchmarks, each with its rival in the same run. `quad-bench NAME --json`; without a name all that can run.
 
+mod byref;
 mod machine;
+mod memory;
+mod process;
 mod report;
 mod ring;
 mod scratch;
+mod stand;
+mod startup;
 mod stats;
+mod wire;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -35,7 +41,8 @@ impl Effort {
 /// A benchmark that can be asked for.
 type Run = fn(Effort) -> Result<Bench>;
 
-const BENCHES: [(&str, Run); 1] = [("ring", ring::run)];
+const BENCHES: [(&str, Run); 4] =
+    [("ring", ring::run), ("8k120", byref::run), ("memory", memory::run), ("startup", startup::run)];
 
 /// Benchmarks of the quad-kernel streaming system, each with its rival in the same run
 #[derive(Debug, Parser)]

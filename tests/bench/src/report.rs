@@ -136,7 +136,8 @@ impl Report {
     pub fn table(&self) -> String {
         let mut text = String::new();
         let m = &self.machine;
-        let _ = writeln!(text, "{}: {}, {} cores, Linux {}, load {}", self.name, m.cpu, m.cores, m.kernel, m.load_average);
+        let _ =
+            writeln!(text, "{}: {}, {} cores, Linux {}, load {}", self.name, m.cpu, m.cores, m.kernel, m.load_average);
         let head = ["case", "rival", "unit", "ours p50", "p99", "theirs p50", "p99", "ratio", "p99", "goal", "met"];
         let mut lines: Vec<Vec<String>> = vec![head.iter().map(ToString::to_string).collect()];
         for row in &self.rows {
@@ -196,7 +197,8 @@ mod tests {
 
     #[test]
     fn json_has_the_fields_that_are_promised() {
-        let row = Row::against("hand-off", "r 1", "ns", Summary::single(50.0), Summary::single(100.0)).ratio_at_most(0.6);
+        let row =
+            Row::against("hand-off", "r 1", "ns", Summary::single(50.0), Summary::single(100.0)).ratio_at_most(0.6);
         let report = Report { name: "ring", machine: machine(), rows: vec![row], missing: Vec::new() };
         let json = serde_json::to_value(&report).unwrap();
         let row = &json["rows"][0];
@@ -208,7 +210,8 @@ mod tests {
 
     #[test]
     fn a_goal_that_is_missed_is_shown_as_missed() {
-        let row = Row::against("hand-off", "r 1", "ns", Summary::single(70.0), Summary::single(100.0)).ratio_at_most(0.6);
+        let row =
+            Row::against("hand-off", "r 1", "ns", Summary::single(70.0), Summary::single(100.0)).ratio_at_most(0.6);
         assert_eq!(row.met, Some(false));
         let report = Report { name: "ring", machine: machine(), rows: vec![row], missing: Vec::new() };
         assert!(report.table().contains("NO"), "{}", report.table());

@@ -95,6 +95,7 @@ pub fn run(job: &Job) -> Result<Vec<Found>> {
     // Nobody is left spinning on a core when the benchmark is killed.
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
     machine::pin(job.core);
+    machine::go_first();
     let side = if job.side == 0 { Side::Ping } else { Side::Pong };
     let page = Page::open(&job.instance, side)?;
     page.meet();

@@ -55,9 +55,7 @@ impl Iceoryx {
         // Its files are told apart from those of any other program, and can be removed after a death.
         config.global.prefix = FileName::new(file_prefix(instance).as_bytes()).map_err(|e| failed("prefix")(&e))?;
         let root = job.dir.join("iceoryx2");
-        config
-            .global
-            .set_root_path(&Path::new(root.as_os_str().as_encoded_bytes()).map_err(|e| failed("root")(&e))?);
+        config.global.set_root_path(&Path::new(root.as_os_str().as_encoded_bytes()).map_err(|e| failed("root")(&e))?);
         let node = NodeBuilder::new()
             .config(&config)
             .signal_handling_mode(SignalHandlingMode::Disabled)

@@ -1,6 +1,8 @@
 //! Benchmarks, each with its rival in the same run. `quad-bench NAME --json`; without a name all that can run.
 
 mod byref;
+mod ffmpeg;
+mod glass;
 mod machine;
 mod memory;
 mod process;
@@ -10,6 +12,7 @@ mod scratch;
 mod stand;
 mod startup;
 mod stats;
+mod test_frames;
 mod wire;
 
 use anyhow::{Result, bail};
@@ -41,8 +44,13 @@ impl Effort {
 /// A benchmark that can be asked for.
 type Run = fn(Effort) -> Result<Bench>;
 
-const BENCHES: [(&str, Run); 4] =
-    [("ring", ring::run), ("8k120", byref::run), ("memory", memory::run), ("startup", startup::run)];
+const BENCHES: [(&str, Run); 5] = [
+    ("ring", ring::run),
+    ("pipeline", glass::run),
+    ("8k120", byref::run),
+    ("memory", memory::run),
+    ("startup", startup::run),
+];
 
 /// Benchmarks of the quad-kernel streaming system, each with its rival in the same run
 #[derive(Debug, Parser)]

@@ -20,6 +20,9 @@ const WARM_UP: usize = 500;
 /// A polled turn is cut into bursts with a meeting between, so that a core that was taken away costs one burst.
 const BURST: usize = 250;
 
+/// Before a message to a sleeper: the other side must really sleep, not just be about to.
+const DWELL_NS: f64 = 40_000.0;
+
 /// What both processes are told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
@@ -146,6 +149,7 @@ fn ping_pong(
 ) -> Result<Vec<f64>> {
     let ahead = measure == Measure::OneWay;
     let warm_up = if sleeps { WARM_UP.min(count / 4) } else { WARM_UP };
+    let dwell_ticks = if sleeps { (DWELL_NS / ns_per_tick) as u64 } else { 0 };
     let mut samples = Vec::with_capacity(count);
     for trip in 0..warm_up + count {
         if trip.is_multiple_of(BURST) {
@@ -155,28 +159,43 @@ fn ping_pong(
             hand.prepare()?;
         }
         if page.side() == Side::Ping {
+            dwell(dwell_ticks);
             let begin = ticks::now();
             hand.send(trip as u64)?;
             let answer = hand.receive()?;
             if !ahead {
                 hand.finish()?;
             }
-            let end = ticks::now();
+            let elapsed = ticks::now() - begin;
             hand.finish()?;
-            std::hint::black_box(answer);
             if trip >= warm_up {
-                samples.push((end - begin) as f64 * ns_per_tick / 2.0);
+                let dwelt = if sleeps { answer } else { std::hint::black_box(answer).min(0) };
+                samples.push(elapsed.saturating_sub(dwelt) as f64 * ns_per_tick / 2.0);
             }
         } else {
             let value = hand.receive()?;
             if !ahead {
                 hand.finish()?;
             }
-            hand.send(value)?;
+            // Told to the other side, which takes it off the round trip.
+            let answer = if sleeps { dwell(dwell_ticks) } else { value };
+            hand.send(answer)?;
             hand.finish()?;
         }
     }
     Ok(samples)
+}
+
+/// Stays awake for so many ticks; returns how many they became.
+fn dwell(least_ticks: u64) -> u64 {
+    let begin = ticks::now();
+    loop {
+        let elapsed = ticks::now() - begin;
+        if elapsed >= least_ticks {
+            return elapsed;
+        }
+        std::hint::spin_loop();
+    }
 }
 
 /// Nanoseconds of each message of a stream: until the other process has read the last one.

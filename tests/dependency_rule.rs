@@ -1,5 +1,5 @@
 //! Who may depend on whom, and rules over the source that no compiler checks.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 use std::collections::BTreeSet;
@@ -11,7 +11,11 @@ const KERNELS: [&str; 4] = ["kernel-a-capture", "kernel-b-process", "kernel-c-en
 const MOST_LINES: usize = 550;
 
 fn metadata() -> Metadata {
-    MetadataCommand::new().manifest_path(root().join("Cargo.toml")).other_options(vec!["--locked".into()]).exec().unwrap()
+    MetadataCommand::new()
+        .manifest_path(root().join("Cargo.toml"))
+        .other_options(vec!["--locked".into()])
+        .exec()
+        .unwrap()
 }
 
 fn package<'a>(metadata: &'a Metadata, name: &str) -> &'a Package {

@@ -1,5 +1,5 @@
 //! SIGKILL of each kernel in the middle of a stream: receivers see a pause and nothing else.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use std::time::Duration;
 use system_tests::bitstream::units;
@@ -66,7 +66,8 @@ fn on_the_wire(part: Part) {
     println!("SIGKILL of {}: longest gap between frames on the wire {:?}", part.short(), longest_gap(&packets));
     let (ordered, faults) = in_order(&packets);
     // What a dead sender had sent and not yet noted is sent again, byte for byte, under its old numbers.
-    let allowed = if part == Part::Net { Faults { repeated: faults.repeated, ..Faults::default() } } else { Faults::default() };
+    let allowed =
+        if part == Part::Net { Faults { repeated: faults.repeated, ..Faults::default() } } else { Faults::default() };
     assert_eq!(faults, allowed);
     let made = units(&ordered);
     let stream: Vec<u8> = made.iter().flat_map(|unit| unit.annex_b()).collect();

@@ -3,7 +3,7 @@
 
 use kernel_a_capture::barcode::read_barcode;
 use serde_json::Value;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -71,16 +71,8 @@ fn pixels(png: &Path) -> Vec<u8> {
 }
 
 /// 75 % bars as the pattern has them at its foot, mirrored: black, blue, red, magenta, green, cyan, yellow, white.
-const BARS: [[u8; 3]; 8] = [
-    [0, 0, 0],
-    [0, 0, 191],
-    [191, 0, 0],
-    [191, 0, 191],
-    [0, 191, 0],
-    [0, 191, 191],
-    [191, 191, 0],
-    [191, 191, 191],
-];
+const BARS: [[u8; 3]; 8] =
+    [[0, 0, 0], [0, 0, 191], [191, 0, 0], [191, 0, 191], [0, 191, 0], [0, 191, 191], [191, 191, 0], [191, 191, 191]];
 
 #[test]
 fn chromium_shows_the_picture_in_its_colours() {

@@ -65,8 +65,8 @@ pub fn decode(stream: &[u8], width: usize, height: usize) -> Decoded {
 
 /// Lines of an FFmpeg log that are complaints about the stream.
 fn complaints(log: &str) -> String {
-    // Raw H.264 has no timestamps, which its muxer mentions; a stream that has just begun has no rate yet.
-    let harmless = ["Timestamps are unset", "Stream #0: not enough frames to estimate rate", "Last message repeated"];
+    // The stream has just begun and has no rate yet; we ended it ourselves.
+    let harmless = ["not enough frames to estimate rate", "Immediate exit requested"];
     let lines = log.lines().filter(|line| !line.trim().is_empty() && !harmless.iter().any(|h| line.contains(h)));
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -107,6 +107,8 @@ impl Receiver {
             .args(["-analyzeduration", "1000000", "-i"])
             .arg(&sdp)
             .args(["-fps_mode", "passthrough", "-vf", &format!("crop={width}:{rows}:0:0")])
+            // Capture times are no multiples of a frame interval: counted in frames, two could fall together.
+            .args(["-enc_time_base", "1:90000"])
             .args(["-pix_fmt", "yuv420p", "-f", "rawvideo", "-flush_packets", "1", "-y"])
             .arg(folder.join("received.yuv"));
         Receiver::start(command, folder, port, width, rows)

@@ -68,10 +68,11 @@ fn capture(kernel: &mut Kernel) -> Result<(), Failure> {
     kernel.running();
     let mut frame_id = ring.last_key().id() + 1;
     while kernel.turn()? {
-        if kernel.reloaded() && spec.policy == Policy::Live {
-            if let Some(config) = kernel.config.capture(&kernel.name.name) {
-                ring.set_max_latency_ns(config.max_latency_ns(format.fps));
-            }
+        if kernel.reloaded()
+            && spec.policy == Policy::Live
+            && let Some(config) = kernel.config.capture(&kernel.name.name)
+        {
+            ring.set_max_latency_ns(config.max_latency_ns(format.fps));
         }
         if patience.is_some() {
             ring.set_memo(source.stream_header());

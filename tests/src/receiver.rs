@@ -65,8 +65,8 @@ pub fn decode(stream: &[u8], width: usize, height: usize) -> Decoded {
 
 /// Lines of an FFmpeg log that are complaints about the stream.
 fn complaints(log: &str) -> String {
-    // The stream has just begun and has no rate yet; we ended it ourselves.
-    let harmless = ["not enough frames to estimate rate", "Immediate exit requested"];
+    // The stream has just begun and has no rate yet; we ended it ourselves; what is repeated was said before.
+    let harmless = ["not enough frames to estimate rate", "Immediate exit requested", "Last message repeated"];
     let lines = log.lines().filter(|line| !line.trim().is_empty() && !harmless.iter().any(|h| line.contains(h)));
     lines.collect::<Vec<_>>().join("\n")
 }

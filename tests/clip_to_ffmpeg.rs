@@ -1,6 +1,5 @@
 //! Real film through all four processes: FFmpeg receives every frame once and in order, and what is on the wire is
 //! what the encoder library makes of the same frames when it is used directly.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use std::time::Duration;
 use system_tests::bitstream::{nal, nal_type, units};

@@ -1,5 +1,4 @@
 //! What receivers and operators ask for reaches the encoder: an IDR on PLI or FIR, another bitrate.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use shm_protocol::observe::RingObserver;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
 //! Real film through all four processes into GStreamer, with and without a jitter buffer.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use std::time::Duration;
 use system_tests::pipeline::{Pipeline, free_rtp_port};

@@ -1,5 +1,5 @@
 //! Who may depend on whom, and rules over the source that no compiler checks.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 use std::collections::BTreeSet;

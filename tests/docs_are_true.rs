@@ -1,5 +1,5 @@
 //! What the documents refer to is there: files they link, tests they name.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use std::path::{Path, PathBuf};
 use system_tests::build::root;

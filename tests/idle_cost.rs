@@ -1,5 +1,5 @@
 //! What the pipeline costs while almost nothing happens.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use std::time::{Duration, Instant};
 use system_tests::pipeline::{Part, Pipeline, free_rtp_port};

@@ -1,5 +1,5 @@
 //! SIGKILL of each kernel in the middle of a stream: receivers see a pause and nothing else.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use std::time::Duration;
 use system_tests::bitstream::units;

@@ -1,5 +1,5 @@
 //! The user's command around the real kernels: up, status, supervision, set, down.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -1,5 +1,5 @@
 //! The watch page in a real browser: the picture itself, its return after a death, and who is kept out.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use kernel_a_capture::barcode::read_barcode;
 use serde_json::Value;

@@ -211,7 +211,7 @@ mod tests {
                 written,
                 (0..pixel_format.planes())
                     .map(|p| u64::from(pixel_format.row_bytes(p, 8) * pixel_format.rows(p, 4)))
-                    .sum()
+                    .sum::<u64>()
             );
         }
     }

@@ -272,6 +272,9 @@ fn settings(config: &Encode, format: &VideoFormat, kbps: u32, idr_count: u32) ->
         None | Some("fast") => Preset::Fast,
         Some("medium") => Preset::Medium,
         Some("quality") => Preset::Quality,
+        // The null encoder has one choice: whether it reads the picture.
+        Some("read") if codec == Codec::Null => Preset::Quality,
+        Some(other) if codec == Codec::Null => return Err(refuse("preset", other, "fast or read with backend null")),
         Some(other) => return Err(refuse("preset", other, "fast, medium or quality")),
     };
     settings.level_idc = match config.level.as_deref() {

@@ -7,7 +7,7 @@ use crate::backends::null::NullEncoder;
 use crate::backends::software::openh264::OpenH264;
 use crate::encoder::Encoder;
 use crate::error::EncoderError;
-use crate::settings::EncoderSettings;
+use crate::settings::{EncoderSettings, Preset};
 use shm_protocol::frame::Codec;
 
 /// Names of `encode.backend`, beside `auto`.
@@ -57,7 +57,8 @@ fn not_in_this_build(backend: &str) -> EncoderError {
 fn open_one(backend: &str, settings: &EncoderSettings) -> Result<Box<dyn Encoder>, EncoderError> {
     match backend {
         "openh264" => Ok(Box::new(OpenH264::open(settings)?)),
-        "null" => Ok(Box::new(NullEncoder::open(settings, false)?)),
+        // Its best quality is to have read the picture at all (`encode.preset = "read"`).
+        "null" => Ok(Box::new(NullEncoder::open(settings, settings.preset == Preset::Quality)?)),
         "vpl" | "vaapi" | "x264" | "x265" | "svtav1" => Err(not_in_this_build(backend)),
         other => Err(EncoderError::Setting {
             setting: "backend",
@@ -131,6 +132,14 @@ mod tests {
             assert!(open("openh264", &settings(codec, 64)).is_err());
         }
         assert_eq!(open("auto", &settings(Codec::Null, 64)).unwrap().encoder.codec(), Codec::Null);
+    }
+
+    #[test]
+    fn null_reads_pixels_only_when_asked_to() {
+        let mut settings = settings(Codec::Null, 64);
+        assert_eq!(open("null", &settings).unwrap().encoder.path(), "not read");
+        settings.preset = Preset::Quality;
+        assert_eq!(open("null", &settings).unwrap().encoder.path(), "read in place, nothing copied");
     }
 
     #[test]

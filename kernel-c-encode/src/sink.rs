@@ -78,9 +78,9 @@ impl AuSink for RingSink<'_> {
             return Err(SinkError::Refused("a frame has one access unit".to_owned()));
         };
         let buffer = self.output.extent(claim, 0, len as u32);
-        let flags = u16::from(meta.idr) * flag::IDR
-            | u16::from(meta.config) * flag::CONFIG
-            | (self.taken.head.flags & flag::DISCONTINUITY);
+        let set = |on: bool, flag: u16| if on { flag } else { 0 };
+        let flags =
+            set(meta.idr, flag::IDR) | set(meta.config, flag::CONFIG) | (self.taken.head.flags & flag::DISCONTINUITY);
         let parts = meta.parts.as_slice();
         let mut listed = [Part::default(); crate::encoder::MAX_PARTS];
         for (to, from) in listed.iter_mut().zip(parts) {

@@ -86,7 +86,7 @@ impl<'a> Requester<'a> {
     pub fn request_bitrate_kbps(&self, kbps: u32) -> u64 {
         self.words.bitrate_kbps.store(u64::from(kbps), Ordering::Relaxed);
         // SYNC: control-word (release side)
-        self.words.bitrate_serial.fetch_add(1, Ordering::Release) + 1
+        self.words.bitrate_serial.fetch_add(1, Ordering::Release).wrapping_add(1)
     }
 
     /// Whether the bitrate of `serial` is in force.
@@ -100,7 +100,7 @@ impl<'a> Requester<'a> {
         let now = self.words.pause_requested.load(Ordering::Acquire);
         if (now & 1 == 1) != pause {
             // SYNC: control-word (release side)
-            self.words.pause_requested.store(now + 1, Ordering::Release);
+            self.words.pause_requested.store(now.wrapping_add(1), Ordering::Release);
         }
     }
 }

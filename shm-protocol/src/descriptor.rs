@@ -7,7 +7,7 @@ use crate::frame::{
     VideoFormat,
 };
 use crate::layout::{FORMAT_WORDS, SLOT_WORDS, slot_word};
-use crate::slot::Key;
+use crate::slot::{Key, reference_word};
 
 /// Flags of a frame.
 pub mod flag {
@@ -238,9 +238,8 @@ pub(crate) fn encode_head(head: &FrameHead, words: &mut [u64; SLOT_WORDS]) {
     words[slot_word::REFERENCE] = head.reference.map_or(0, encode_reference);
 }
 
-/// Never 0: ring uids begin at 1.
-pub(crate) fn encode_reference(r: SlotReference) -> u64 {
-    u64::from(r.ring_uid) << 48 | u64::from(r.slot) << 32 | u64::from(r.seq_low)
+fn encode_reference(r: SlotReference) -> u64 {
+    reference_word(r.ring_uid, r.slot, r.seq_low)
 }
 
 pub(crate) fn decode_reference(word: u64) -> Option<SlotReference> {

@@ -5,6 +5,7 @@
 //! that came in between).
 
 use crate::layout::Bell;
+use crate::planted::planted;
 use crate::sync::Ordering;
 
 /// Bit 0 of a bell: somebody sleeps or is about to.
@@ -14,17 +15,21 @@ const RING: u32 = 2;
 
 /// A bell's value before a look at the slots, so that a ring during the look is noticed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heard(u32);
+pub(crate) struct Heard(pub(crate) u32);
 
 impl Bell {
     /// Rings: whoever sleeps here wakes, whoever is about to sleep looks again.
-    #[cfg_attr(loom, allow(dead_code))]
     pub(crate) fn ring(&self) {
         // SYNC: bell (release side): what was published before the ring is seen by whoever hears it.
         let old = self.word.fetch_add(RING, Ordering::AcqRel);
         if old & WAITER != 0 {
+            if planted!(WakeThenClear) {
+                self.wake_all();
+            }
             self.word.fetch_and(!WAITER, Ordering::AcqRel);
-            wake_all(&self.word);
+            if !planted!(WakeThenClear) {
+                self.wake_all();
+            }
         }
     }
 
@@ -33,7 +38,7 @@ impl Bell {
         // SYNC: bell (release side)
         self.word.fetch_add(RING, Ordering::AcqRel);
         self.word.fetch_and(!WAITER, Ordering::AcqRel);
-        wake_all(&self.word);
+        self.wake_all();
     }
 
     /// Notes the bell before a look at what it announces.
@@ -56,19 +61,18 @@ mod os {
     use crate::layout::Bell;
     use rustix::thread::futex;
     use rustix::time::Timespec;
-    use std::sync::atomic::AtomicU32;
-
-    pub(super) fn wake_all(word: &AtomicU32) {
-        // Not FUTEX_PRIVATE: the sleepers are other processes. An error here (a torn-down mapping) would
-        // be seen by them at their deadline.
-        let _ = futex::wake(word, futex::Flags::empty(), i32::MAX as u32);
-    }
 
     fn absolute(deadline_ns: u64) -> Timespec {
         Timespec { tv_sec: (deadline_ns / 1_000_000_000) as i64, tv_nsec: (deadline_ns % 1_000_000_000) as _ }
     }
 
     impl Bell {
+        pub(super) fn wake_all(&self) {
+            // Not FUTEX_PRIVATE: the sleepers are other processes. An error here (a torn-down mapping) would
+            // be seen by them at their deadline.
+            let _ = futex::wake(&self.word, futex::Flags::empty(), i32::MAX as u32);
+        }
+
         /// Sleeps until the bell rings or CLOCK_MONOTONIC reaches `deadline_ns`. Returns at once when it
         /// rang since `heard`. A spurious return is harmless: callers look again.
         pub(crate) fn sleep(&self, heard: Heard, deadline_ns: u64) {
@@ -102,11 +106,50 @@ mod os {
 }
 #[cfg(not(loom))]
 pub(crate) use os::sleep_on_two;
-#[cfg(not(loom))]
-use os::wake_all;
 
-/// loom has no futex: the model asserts on the word itself.
+/// What the operating system does for a futex: it compares and goes to sleep under one lock, and wakes
+/// under the same.
 #[cfg(loom)]
-fn wake_all(_word: &crate::sync::AtomicU32) {
-    loom::thread::yield_now();
+#[derive(Debug)]
+pub(crate) struct ModelFutex {
+    wakes: loom::sync::Mutex<u64>,
+    sleepers: loom::sync::Condvar,
 }
+
+#[cfg(loom)]
+impl Bell {
+    /// A bell that a model's threads can sleep on.
+    #[cfg(test)]
+    pub(crate) fn with_futex() -> Bell {
+        let futex = ModelFutex { wakes: loom::sync::Mutex::new(0), sleepers: loom::sync::Condvar::new() };
+        Bell { futex: Some(futex), ..Bell::new() }
+    }
+
+    /// Sleeps until the bell rings. There is no deadline: what only the deadline would wake is a deadlock
+    /// to the model.
+    #[cfg(test)]
+    #[expect(clippy::expect_used, clippy::unwrap_used, reason = "a model's panic is its report")]
+    pub(crate) fn sleep(&self, heard: Heard) {
+        let Some(armed) = self.announce(heard) else { return };
+        let futex = self.futex.as_ref().expect("This bell has no futex");
+        let mut wakes = futex.wakes.lock().unwrap();
+        if self.word.load(Ordering::Acquire) != armed {
+            return;
+        }
+        let before = *wakes;
+        while *wakes == before {
+            wakes = futex.sleepers.wait(wakes).unwrap();
+        }
+    }
+
+    #[expect(clippy::unwrap_used, reason = "a model's panic is its report")]
+    fn wake_all(&self) {
+        if let Some(futex) = &self.futex {
+            *futex.wakes.lock().unwrap() += 1;
+            futex.sleepers.notify_all();
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model;

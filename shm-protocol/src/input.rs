@@ -102,7 +102,7 @@ impl Consumer {
         crash_point!((), "attach: before the role is active");
         // SYNC: role-active (release side)
         control.active_mask.word.fetch_or(1 << role, Ordering::Release);
-        let core = ConsumerCore { control, guard: lease.guard(), role, last_seq: 0, fuse: Fuse::default() };
+        let core = ConsumerCore::new(control, lease.guard(), role, Fuse::default());
         crash_point!(core.fuse, "attach: before the bell");
         // R4: whoever waits for this role to give something up looks again.
         core.control.rel_bell.ring_unconditionally();
@@ -157,8 +157,8 @@ impl Consumer {
         self.core.release(taken.at).map(|_| ())
     }
 
-    pub(crate) fn release_slot(&mut self, at: SlotRef) -> Result<(), RingError> {
-        self.core.release(at).map(|_| ())
+    pub(crate) fn core_mut(&mut self) -> &mut ConsumerCore {
+        &mut self.core
     }
 
     /// The format of a frame, decoded once for each change.
@@ -263,7 +263,8 @@ impl Consumer {
         }
         let bell = &self.core.control.pub_bell;
         let heard = bell.listen();
-        let room = also.map(|producer| (producer.rel_bell(), producer.rel_bell().listen()));
+        // Not listened to only now: a slot may have been freed since the caller looked at its output.
+        let room = also.map(Producer::releases_heard);
         if self.has_next() {
             return;
         }

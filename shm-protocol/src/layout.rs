@@ -3,6 +3,9 @@
 //! Everything in it is an atomic 64-bit word (bells: 32-bit), so a shared reference to the whole is sound
 //! whatever other processes write, and no access is ever of mixed size.
 
+#[cfg(all(test, not(loom)))]
+mod document;
+
 #[cfg(any(test, loom))]
 use crate::sync::zeroed;
 use crate::sync::{AtomicU32, AtomicU64};
@@ -19,11 +22,13 @@ pub const ENDIANNESS: u64 = 0x0102_0304_0506_0708;
 /// Slots allocated in every ring; how many are active varies, the layout does not. A model has few.
 #[cfg(not(loom))]
 pub const MAX_SLOTS: usize = 64;
+/// As few as show every hand-off.
 #[cfg(loom)]
 pub const MAX_SLOTS: usize = 2;
 /// Words of a slot: four cache lines.
 #[cfg(not(loom))]
 pub const SLOT_WORDS: usize = 32;
+/// As few as show every hand-off.
 #[cfg(loom)]
 pub const SLOT_WORDS: usize = 8;
 /// Formats a ring can describe at once; a slot names one by index.
@@ -45,12 +50,18 @@ pub const MEMO_WORDS: usize = if cfg!(loom) { 1 } else { 64 };
 pub(crate) struct Bell {
     /// Bit 0: somebody sleeps. The rest counts rings.
     pub(crate) word: AtomicU32,
+    #[cfg(loom)]
+    pub(crate) futex: Option<crate::futex::ModelFutex>,
 }
 
 #[cfg(any(test, loom))]
 impl Bell {
     pub(crate) fn new() -> Bell {
-        Bell { word: AtomicU32::new(0) }
+        Bell {
+            word: AtomicU32::new(0),
+            #[cfg(loom)]
+            futex: None,
+        }
     }
 }
 
@@ -186,8 +197,11 @@ pub(crate) mod slot_word {
     pub(crate) const REFERENCE: usize = 7;
     #[cfg(not(loom))]
     pub(crate) const DETAILS: usize = 8;
+    /// Where the source is read on after this frame. A model's slot has one line: there it shares a word.
     #[cfg(not(loom))]
     pub(crate) const SOURCE_POSITION: usize = DETAILS + 1;
+    #[cfg(loom)]
+    pub(crate) const SOURCE_POSITION: usize = CAPTURE_NS;
     /// First of three: what the header's IDR, frame and tombstone counts are once this frame is published.
     #[cfg(not(loom))]
     pub(crate) const COUNTS: usize = DETAILS + 5;

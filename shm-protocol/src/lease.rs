@@ -4,6 +4,8 @@
 
 mod record;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use record::{CandidateState, KernelState, LeaseInfo};
 pub use table::{LeaseTable, MAX_KERNELS, Removal};
@@ -197,7 +199,7 @@ impl Candidate {
         // A holder that ended in order says so; any other end is a death whose frames are to be bridged.
         let bridged_death = before != KernelState::Absent as u64 && before != KernelState::Stopped as u64;
         let predecessor_lingers = bridged_death && !wait_for_exit(record);
-        let epoch = record.epoch.load(Ordering::Acquire) + 1;
+        let epoch = record.epoch.load(Ordering::Acquire).wrapping_add(1);
         crash_point!((), "lease: before the state");
         // Before the pid: dead from here on, this process has died at work and its successor bridges.
         record.state.store(KernelState::Recovering as u64, Ordering::Release);

@@ -1,4 +1,5 @@
 //! Shared-memory rings, pools, leases and telemetry that join the four kernels.
+#![cfg_attr(loom, allow(dead_code, reason = "a model drives the core alone"))]
 
 #[cfg(not(loom))]
 pub mod attach;
@@ -30,6 +31,7 @@ pub mod observe;
 pub mod output;
 #[cfg(not(loom))]
 pub mod pixels;
+pub(crate) mod planted;
 #[cfg(not(loom))]
 pub mod pool;
 pub mod ring;

@@ -20,8 +20,8 @@ use crate::lease::{Lease, LeaseTable};
 use crate::pool::{Pool, PoolDirectory};
 use crate::ring::recovery::Recovered;
 use crate::ring::{ProducerCore, RingError, SlotRef};
-use crate::slot::{Key, MAX_ROLES, SlotWord};
-use crate::sync::{AtomicU64, Ordering};
+use crate::slot::{Key, MAX_ROLES};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// Lines of a whole descriptor.
@@ -51,6 +51,8 @@ pub struct Producer {
     pool: Option<Arc<Pool>>,
     directory: Arc<PoolDirectory>,
     format: Option<(u16, StreamFormat)>,
+    /// The bell of freed slots when this process looked at its slots last.
+    heard: AtomicU32,
 }
 
 impl Producer {
@@ -68,7 +70,7 @@ impl Producer {
         let instance = lease.table().instance().to_owned();
         let ring_uid = lease.index() as u32 + 1;
         let control = create_or_adopt(&instance, spec, u64::from(ring_uid))?;
-        let mut core = ProducerCore { control, guard: lease.guard(), fuse: Fuse::default() };
+        let mut core = ProducerCore::new(control, lease.guard(), Fuse::default());
         let recovered = core.recover(|_| lease.predecessor_lingers())?;
         let mut producer = Producer {
             core,
@@ -79,6 +81,7 @@ impl Producer {
             pool: None,
             directory: Arc::clone(directory),
             format: None,
+            heard: AtomicU32::new(0),
         };
         producer.restore_line(recovered.last_key);
         producer.declare_roles()?;
@@ -98,7 +101,6 @@ impl Producer {
         });
         let Some(slot) = (0..control.slot_count()).find(has_last).filter(|_| last_key != Key::NONE) else { return };
         if control.word(slot, slot_word::FLAGS) >> 48 == ALL_LINES as u64 {
-            line.source_position.store(control.word(slot, slot_word::SOURCE_POSITION), Ordering::Relaxed);
             let counts = [&line.idr_count, &line.published, &line.tombstones];
             for (index, count) in counts.into_iter().enumerate() {
                 count.store(control.word(slot, slot_word::COUNTS + index), Ordering::Relaxed);
@@ -263,8 +265,6 @@ impl Producer {
         for (word, value) in [&line.idr_count, &line.published, &line.tombstones].into_iter().zip(counts) {
             word.store(value, Ordering::Relaxed);
         }
-        crash_point!(self.core.fuse, "publish: before the source position");
-        line.source_position.store(details.source_position, Ordering::Relaxed);
         Ok(seen)
     }
 
@@ -318,19 +318,8 @@ impl Producer {
         (0..self.slots()).filter(|slot| self.core.control.load_state(*slot).is_ready()).count()
     }
 
-    /// Whether slot `at` still is what was published there.
-    pub(crate) fn is_outstanding(&self, at: SlotRef) -> bool {
-        let word = self.core.control.load_state(at.slot);
-        word.is_ready() && word.seq_low() == at.seq as u32
-    }
-
-    /// The own slot that refers to an input slot, if one does.
-    pub(crate) fn referrer(&self, reference: u64) -> Option<SlotRef> {
-        (0..self.slots()).find_map(|slot| {
-            let word: SlotWord = self.core.control.load_state(slot);
-            let refers = self.core.control.word(slot, slot_word::REFERENCE) == reference;
-            (word.is_ready() && refers).then(|| SlotRef { slot, seq: self.core.control.seq(slot) })
-        })
+    pub(crate) fn core(&self) -> &ProducerCore {
+        &self.core
     }
 
     /// Bytes kept for a successor (a Y4M header); at most 512.
@@ -356,6 +345,19 @@ impl Producer {
 
     pub(crate) fn rel_bell(&self) -> &crate::layout::Bell {
         &self.core.control.rel_bell
+    }
+
+    /// Notes how far the bell of freed slots has rung, before a look at the slots. Every note is followed
+    /// by a look, so what rings after the note is news.
+    pub(crate) fn note_releases(&self) {
+        self.heard.store(self.core.control.rel_bell.listen().0, Ordering::Relaxed);
+    }
+
+    /// The bell of freed slots as it was noted last. It is noted anew here: the caller looks when its wait
+    /// ends.
+    pub(crate) fn releases_heard(&self) -> (&crate::layout::Bell, crate::futex::Heard) {
+        let bell = &self.core.control.rel_bell;
+        (bell, crate::futex::Heard(self.heard.swap(bell.listen().0, Ordering::Relaxed)))
     }
 
     /// Whether the ring carries pixels.

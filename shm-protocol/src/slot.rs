@@ -107,6 +107,16 @@ impl SlotWord {
     }
 }
 
+/// The word by which an output slot names the input slot whose bytes it is.
+///
+/// ```text
+/// | 63..48 ring uid | 47..32 slot | 31..0 seq low |
+/// ```
+/// Never 0 for a ring: ring uids begin at 1.
+pub(crate) const fn reference_word(ring_uid: u16, slot: u16, seq_low: u32) -> u64 {
+    (ring_uid as u64) << 48 | (slot as u64) << 32 | seq_low as u64
+}
+
 impl std::fmt::Debug for SlotWord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(

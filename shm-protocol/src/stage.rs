@@ -1,23 +1,13 @@
 //! The stage rule (PROTOCOL, exactly once): an input is released only after its output is published and
 //! nothing published refers to it any more; a restarted stage resumes at the first unfinished frame.
 
-use crate::crash::{Fuse, crash_point};
-use crate::descriptor::{FrameDetails, FrameHead, SlotReference, TombstoneReason, encode_reference, flag};
+use crate::crash::crash_point;
+use crate::descriptor::{FrameDetails, FrameHead, SlotReference, TombstoneReason, flag};
 use crate::input::{Consumer, Taken};
-use crate::layout::MAX_SLOTS;
 use crate::output::{LiveState, Producer};
 use crate::pool::PoolSpec;
-use crate::ring::{RingError, SlotRef};
-use crate::slot::Key;
-
-/// An input this stage holds.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    at: SlotRef,
-    key: Key,
-    /// The output slot whose bytes it is.
-    referrer: Option<SlotRef>,
-}
+use crate::ring::RingError;
+use crate::ring::stage_core::StageCore;
 
 /// One input ring, one output ring, and the holds between them. A stage makes one output of each input.
 pub struct Stage {
@@ -25,10 +15,7 @@ pub struct Stage {
     pub input: Consumer,
     /// Where they go.
     pub output: Producer,
-    held: Vec<Held>,
-    /// Inputs behind the last one that must stay readable (temporal filters).
-    history: u64,
-    fuse: Fuse,
+    core: StageCore,
 }
 
 /// What a look at the input gave.
@@ -43,7 +30,8 @@ pub enum Next {
 impl Stage {
     /// Joins two rings. `history`: how many finished inputs the stage still reads.
     pub fn new(input: Consumer, output: Producer, history: u64) -> Stage {
-        Stage { input, output, held: Vec::with_capacity(MAX_SLOTS), history, fuse: Fuse::default() }
+        let core = StageCore::new(input.ring_uid() as u16, history);
+        Stage { input, output, core }
     }
 
     /// The next frame that is not finished. Frames that a dead predecessor finished are passed over: kept
@@ -53,10 +41,7 @@ impl Stage {
     /// [`RingError`] of either ring.
     pub fn next_frame(&mut self) -> Result<Next, RingError> {
         while let Some(taken) = self.input.acquire()? {
-            let finished = !taken.head.key.is_after(self.output.last_key());
-            let referrer = if finished { self.output.referrer(encode_reference(self.reference(&taken))) } else { None };
-            self.held.push(Held { at: taken.at, key: taken.head.key, referrer });
-            if !finished {
+            if self.core.enter(taken.at, taken.head.key, self.output.core()) {
                 return Ok(Next::Frame(taken));
             }
             self.harvest()?;
@@ -86,10 +71,8 @@ impl Stage {
             ..taken.head
         };
         let seen = self.output.publish(claim, head, details)?;
-        crash_point!(self.fuse, "pass: before the referrer is noted");
-        if let Some(held) = self.held.iter_mut().find(|h| h.at == taken.at) {
-            held.referrer = seen.then_some(at);
-        }
+        crash_point!(self.output.core().fuse, "pass: before the referrer is noted");
+        self.core.passed(taken.at, seen.then_some(at));
         self.harvest()?;
         Ok(true)
     }
@@ -123,21 +106,9 @@ impl Stage {
     /// # Errors
     /// [`RingError`] of the input ring.
     pub fn harvest(&mut self) -> Result<(), RingError> {
-        let last = self.output.last_key();
-        let mut index = 0;
-        while index < self.held.len() {
-            let held = self.held[index];
-            let finished = !held.key.is_after(last) && held.key.id().saturating_add(self.history) <= last.id();
-            let depended_on = held.referrer.is_some_and(|at| self.output.is_outstanding(at));
-            if finished && !depended_on {
-                crash_point!(self.fuse, "harvest: before an input is released");
-                self.input.release_slot(held.at)?;
-                self.held.swap_remove(index);
-            } else {
-                index += 1;
-            }
-        }
-        Ok(())
+        // What is freed from here on is seen below, or ends the next wait.
+        self.output.note_releases();
+        self.core.harvest(self.input.core_mut(), self.output.core())
     }
 
     /// Sleeps until there is something to do or CLOCK_MONOTONIC reaches `deadline_ns`: a frame to take or,
@@ -161,12 +132,12 @@ impl Stage {
 
     /// Inputs held now.
     pub fn held(&self) -> usize {
-        self.held.len()
+        self.core.held()
     }
 
     /// Outputs that refer to inputs now: what by-reference depth limits.
     pub fn referring(&self) -> usize {
-        self.held.iter().filter(|h| h.referrer.is_some_and(|at| self.output.is_outstanding(at))).count()
+        self.core.referring(self.output.core())
     }
 
     /// Passes on upstream whether downstream bridges a restart, and ends our own bridging once the

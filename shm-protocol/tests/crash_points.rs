@@ -52,6 +52,7 @@ fn open_capture(w: &World, policy: Policy, slots: usize) -> (shm_protocol::lease
     let lease = w.instance.lease(CAPTURE);
     let ring = spec(CAPTURE, &[(PROCESS, true), (PREVIEW, false)], policy, slots);
     let (producer, _) = Producer::open(&lease, &ring, &directory()).unwrap();
+    check_ring(&w.instance, CAPTURE, true, "at the end of recovery");
     (lease, producer)
 }
 
@@ -157,6 +158,7 @@ fn stage_by_reference(w: &World) {
     while let Some(room) = stage_turn(&mut stage) {
         assert!(room);
     }
+    check_references(&w.instance, (PROCESS, 0), CAPTURE, "before the encoder reads");
     encode_all(w);
     stage.harvest().unwrap();
     lease.stop();
@@ -537,8 +539,10 @@ fn memfd_reader(w: &World, kernel: &str, ready: SharedWords, stay: bool) {
     input.release(&taken).unwrap();
     shm_protocol::fdpass::serve(&w.instance.dir, kernel, pools).unwrap();
     ready.set(1, 1);
-    while stay {
-        std::thread::sleep(Duration::from_millis(1));
+    if stay {
+        loop {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
     lease.stop();
 }

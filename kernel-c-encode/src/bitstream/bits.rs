@@ -88,7 +88,7 @@ impl<'a> BitWriter<'a> {
     /// The stop bit and zeros to the end of the byte (7.3.2.11); returns the length in bytes, `None` on overflow.
     pub fn finish(mut self) -> Option<usize> {
         self.flag(true);
-        while self.bit % 8 != 0 {
+        while !self.bit.is_multiple_of(8) {
             self.flag(false);
         }
         (self.bit / 8 <= self.bytes.len()).then_some(self.bit / 8)

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use kernel_host::config::{Config, Overrides};
+use kernel_host::config::{Config, Overrides, locate};
 use kernel_host::exit::{Exit, Failure};
 use kernel_host::name::{KernelName, Kind};
 use kernel_host::pin::online_cpus;
@@ -92,9 +92,25 @@ impl Launch {
         line
     }
 
-    /// Forgets `--set` of a key: a live `set` came after it.
-    pub fn forget(&mut self, key: &str) {
-        self.sets.retain(|set| set.split_once('=').is_none_or(|(given, _)| given.trim() != key));
+    /// Moves settings of live keys over to the overrides: on a kernel's command line they would go before every later
+    /// `set`.
+    ///
+    /// # Errors
+    /// What is wrong with a setting, or with the file of overrides.
+    pub fn keep_live_sets(&mut self, runtime: &RuntimeDir) -> Result<(), Failure> {
+        let is_live = |set: &String| {
+            set.split_once('=').is_some_and(|(key, _)| locate(key.trim()).is_ok_and(|located| located.info.live))
+        };
+        let (live, fixed): (Vec<String>, Vec<String>) = self.sets.drain(..).partition(is_live);
+        self.sets = fixed;
+        if live.is_empty() {
+            return Ok(());
+        }
+        let mut overrides = Overrides::load(&runtime.overrides())?;
+        for set in &live {
+            overrides.set(set)?;
+        }
+        Ok(overrides.save(&runtime.overrides())?)
     }
 }
 
@@ -141,11 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn a_later_live_setting_takes_the_place_of_the_launchs() {
-        let mut launch =
-            Launch { sets: vec!["encode.bitrate_kbps = 5000".into(), "capture.fps=30".into()], ..Launch::default() };
-        launch.forget("encode.bitrate_kbps");
+    fn settings_of_live_keys_are_kept_where_a_later_one_replaces_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = RuntimeDir::locate_in(folder.path(), "demo").unwrap();
+        runtime.create().unwrap();
+        let sets = ["encode.bitrate_kbps = 5000", "capture.fps=30", "encode.instances.web.bitrate_kbps=900"];
+        let mut launch = Launch { sets: sets.map(str::to_owned).to_vec(), ..Launch::default() };
+        let before = launch.configuration(&runtime).unwrap();
+        launch.keep_live_sets(&runtime).unwrap();
         assert_eq!(launch.sets, ["capture.fps=30"]);
+        assert_eq!(launch.configuration(&runtime).unwrap(), before);
     }
 
     #[test]

@@ -142,12 +142,15 @@ fn y4m_frame(head: &[u8]) -> Option<VideoFormat> {
 fn check_ports(config: &Config, kernel: &KernelName) -> Result<(), Failure> {
     let Some(net) = config.net(&kernel.name) else { return Ok(()) };
     let at = kernel.config_path();
-    let tcp =
-        [("http.listen", net.http.as_ref().map(|o| o.listen)), ("rdp.listen", net.rdp.as_ref().map(|o| o.listen))];
+    let tcp = [
+        ("http.listen", net.http.as_ref().filter(|o| o.enabled).map(|o| o.listen)),
+        ("rdp.listen", net.rdp.as_ref().filter(|o| o.enabled).map(|o| o.listen)),
+    ];
     for (key, address) in tcp.into_iter().filter_map(|(key, address)| Some((key, address?))) {
         TcpListener::bind(address).map_err(|error| cannot_listen(&at, key, address, &error))?;
     }
-    if let Some(address) = net.srt.as_ref().filter(|srt| srt.destination.is_none()).map(|srt| srt.listen) {
+    if let Some(address) = net.srt.as_ref().filter(|srt| srt.enabled && srt.destination.is_none()).map(|srt| srt.listen)
+    {
         UdpSocket::bind(address).map_err(|error| cannot_listen(&at, "srt.listen", address, &error))?;
     }
     Ok(())
@@ -167,7 +170,9 @@ fn cannot_listen(at: &str, key: &str, address: SocketAddr, error: &std::io::Erro
 
 /// Two instances that send to one receiver would spoil both streams.
 fn check_destination(instance: &str, config: &Config, kernel: &KernelName) -> Result<(), Failure> {
-    let Some(rtp) = config.net(&kernel.name).and_then(|net| net.rtp.as_ref()) else { return Ok(()) };
+    let Some(rtp) = config.net(&kernel.name).and_then(|net| net.rtp.as_ref().filter(|rtp| rtp.enabled)) else {
+        return Ok(());
+    };
     let url = format!("rtp://{}", rtp.destination);
     for other in list::instances().into_iter().filter(|name| name != instance) {
         let status = list::status_of(&other);

@@ -73,7 +73,7 @@ impl Producer {
             self.adopt(pool);
             return Ok(true);
         }
-        let generation = newest.map_or(1, |s| s.generation + 1);
+        let generation = newest.map_or(1, |s| s.generation.wrapping_add(1).max(1));
         let name = names::pool(&self.instance, &self.spec.kernel, generation);
         let spec = PoolSpec { ring_uid: self.ring_uid, generation, kind, buffers, buffer_bytes, name };
         let pool = Pool::create(spec)?;

@@ -2,6 +2,7 @@
 
 use super::{ControlRef, Guard, RingError, SlotRef};
 use crate::crash::{Fuse, crash_point};
+use crate::planted::planted;
 use crate::slot::SlotWord;
 use crate::sync::Ordering;
 
@@ -16,6 +17,18 @@ pub(crate) struct ConsumerCore {
 }
 
 impl ConsumerCore {
+    /// A process that takes over role `role`, with everything that the role owes and holds.
+    pub(crate) fn new(control: ControlRef, guard: Guard, role: u8, fuse: Fuse) -> ConsumerCore {
+        let mut core = ConsumerCore { control, guard, role, last_seq: 0, fuse };
+        if planted!(ClearDeadRole) {
+            let owed: Vec<SlotRef> = core.owed().map(|(at, _)| at).collect();
+            for at in owed {
+                let _ = core.release(at);
+            }
+        }
+        core
+    }
+
     pub(crate) fn check(&self) -> Result<(), RingError> {
         self.guard.check()?;
         if self.control.is_broken() { Err(RingError::Truncated) } else { Ok(()) }
@@ -42,6 +55,10 @@ impl ConsumerCore {
                 continue;
             }
             let seq = self.control.seq(slot);
+            // Its slot was claimed again between the two loads: the next scan shows what it is now.
+            if seq as u32 != found.seq_low() {
+                continue;
+            }
             if seq > self.last_seq && smallest.is_none_or(|(s, _)| seq < s.seq) {
                 smallest = Some((SlotRef { slot, seq }, found));
             }
@@ -56,13 +73,18 @@ impl ConsumerCore {
         if found.owed_by(self.role) && self.control.seq(slot) == self.last_seq.wrapping_add(1) {
             return Some((SlotRef { slot, seq: self.last_seq.wrapping_add(1) }, found));
         }
-        let first = self.smallest_owed()?;
-        if first.0.seq == self.last_seq.wrapping_add(1) {
-            return Some(first);
+        let mut seen = self.smallest_owed()?;
+        // A gap: a smaller one may have become ready behind the scan while it went on. All smaller ones
+        // were published before the one just seen, so the next scan cannot miss them. But when what was
+        // seen is revoked meanwhile, that scan may show only larger ones, and must be repeated in turn.
+        while seen.0.seq != self.last_seq.wrapping_add(1) {
+            let again = self.smallest_owed()?;
+            if again.0.seq <= seen.0.seq || planted!(OneSecondScan) {
+                return Some(again);
+            }
+            seen = again;
         }
-        // A gap: a smaller one may have become ready behind the scan while it went on. It was published
-        // before the one just seen, so a second scan cannot miss it.
-        self.smallest_owed()
+        Some(seen)
     }
 
     /// Takes the next slot; `None` when nothing is owed. From here on it cannot be revoked. A slot that a
@@ -117,7 +139,8 @@ impl ConsumerCore {
             ) {
                 Ok(_) => {
                     crash_point!(self.fuse, "release: before the bell");
-                    #[cfg(not(loom))] // the bell has a model of its own
+                    // The bell has a model of its own.
+                    #[cfg(not(loom))]
                     if cleared.is_free() {
                         self.control.rel_bell.ring();
                     }

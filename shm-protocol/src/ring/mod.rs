@@ -6,8 +6,11 @@
 #![expect(unsafe_code, reason = "cached pointers into mappings that the handles keep alive")]
 
 pub(crate) mod consumer;
+#[cfg(test)]
+mod model;
 pub(crate) mod producer;
 pub(crate) mod recovery;
+pub(crate) mod stage_core;
 
 pub(crate) use consumer::ConsumerCore;
 pub(crate) use producer::ProducerCore;
@@ -18,6 +21,9 @@ use crate::sync::{AtomicU64, Ordering};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use thiserror::Error;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 /// Why a ring operation was not done. Nothing was stored when it fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -37,6 +43,14 @@ pub enum RingError {
         offered: Key,
         /// The last key published.
         last: Key,
+    },
+    /// Claims published in another order than they were made.
+    #[error("Claim {claimed} is older than claim {published}, which was published before it")]
+    ClaimOrder {
+        /// Sequence number of the claim offered.
+        claimed: u64,
+        /// Sequence number of the last claim published.
+        published: u64,
     },
     /// A state word that this operation's sole owner did not write: a broken peer.
     #[error("Slot {slot} holds {found:?}, which only a broken peer can have written")]
@@ -61,7 +75,7 @@ impl RingError {
         use crate::error::Recovery;
         match self {
             RingError::Fenced { .. } => Recovery::Fatal,
-            RingError::KeyNotRising { .. } => Recovery::Restart,
+            RingError::KeyNotRising { .. } | RingError::ClaimOrder { .. } => Recovery::Restart,
             RingError::Corrupt { .. } | RingError::Truncated => Recovery::Restart,
             #[cfg(loom)]
             RingError::Died => Recovery::Restart,
@@ -179,7 +193,8 @@ pub(crate) struct Guard {
     pub(crate) epoch: u64,
     /// Into `record`.
     word: NonNull<AtomicU64>,
-    #[expect(dead_code, reason = "keeps the record mapped")]
+    /// Keeps the record mapped.
+    #[cfg_attr(not(loom), expect(dead_code, reason = "held for its drop"))]
     record: Arc<dyn EpochMemory>,
 }
 

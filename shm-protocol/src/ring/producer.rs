@@ -3,6 +3,7 @@
 use super::{ControlRef, Guard, RingError, SlotRef};
 use crate::crash::{Fuse, crash_point};
 use crate::layout::{SLOT_WORDS, role_word, slot_word};
+use crate::planted::planted;
 use crate::slot::{Key, MAX_ROLES, SlotState, SlotWord};
 use crate::sync::Ordering;
 
@@ -14,9 +15,15 @@ pub(crate) struct ProducerCore {
     pub(crate) control: ControlRef,
     pub(crate) guard: Guard,
     pub(crate) fuse: Fuse,
+    /// Sequence number of this process's last publication.
+    published_seq: u64,
 }
 
 impl ProducerCore {
+    pub(crate) fn new(control: ControlRef, guard: Guard, fuse: Fuse) -> ProducerCore {
+        ProducerCore { control, guard, fuse, published_seq: 0 }
+    }
+
     pub(crate) fn check(&self) -> Result<(), RingError> {
         self.guard.check()?;
         if self.control.is_broken() { Err(RingError::Truncated) } else { Ok(()) }
@@ -59,19 +66,36 @@ impl ProducerCore {
     }
 
     /// Makes a claimed slot visible to every required and attached role. `words` are the descriptor; of
-    /// its `lines` (1–4) only those in use are stored. `false`: nobody is there, the slot is free again.
+    /// its `lines` (1–4) only those in use are stored. `left_out`: roles it is not for. `false`: nobody is
+    /// there, the slot is free again.
+    ///
+    /// Claims are published in the order of the claims: a reader takes slots by rising sequence number and
+    /// would never come back to a smaller one.
     pub(crate) fn publish(
         &mut self,
         claimed: SlotRef,
         key: Key,
         words: &SlotWords,
         lines: usize,
-        extra_mask: u8,
+        left_out: u8,
     ) -> Result<bool, RingError> {
         self.check()?;
         let last = Key(self.control.producer.last_key.load(Ordering::Relaxed));
         if !key.is_after(last) {
             return Err(RingError::KeyNotRising { offered: key, last });
+        }
+        if claimed.seq <= self.published_seq {
+            return Err(RingError::ClaimOrder { claimed: claimed.seq, published: self.published_seq });
+        }
+        let position =
+            words.get(slot_word::SOURCE_POSITION).copied().filter(|_| slot_word::SOURCE_POSITION < lines * 8);
+        let store_position = |position: Option<u64>| {
+            if let Some(position) = position {
+                self.control.producer.source_position.store(position, Ordering::Relaxed);
+            }
+        };
+        if planted!(PositionBeforePublish) {
+            store_position(position);
         }
         crash_point!(self.fuse, "publish: before the descriptor");
         self.control.set_word(claimed.slot, slot_word::KEY, key.0);
@@ -80,21 +104,27 @@ impl ProducerCore {
             self.control.set_word(claimed.slot, word, *value);
         }
         crash_point!(self.fuse, "publish: before the slot is ready");
-        let mask = self.control.publish_mask() & !extra_mask;
+        let mask = self.control.publish_mask() & !left_out;
         let writing = SlotWord::new(SlotState::Writing, claimed.seq, self.guard.epoch);
         let ready = SlotWord::published(claimed.seq, self.guard.epoch, mask);
+        let order = if planted!(RelaxedPublish) { Ordering::Relaxed } else { Ordering::AcqRel };
         // SYNC: slot-ready (release side): this is the publication.
         self.control
             .state(claimed.slot)
-            .compare_exchange(writing.0, ready.0, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(writing.0, ready.0, order, Ordering::Acquire)
             .map_err(|now| RingError::Corrupt { slot: claimed.slot, found: SlotWord(now) })?;
+        crash_point!(self.fuse, "publish: before the source position");
+        // Both stores precede the next claim, so position and key survive in the slot or here.
+        store_position(position);
         crash_point!(self.fuse, "publish: before the last key");
-        // SYNC: last-key (release side). Precedes the next claim, so a key survives in the slot or here.
+        // SYNC: last-key (release side)
         self.control.producer.last_key.store(key.0, Ordering::Release);
         crash_point!(self.fuse, "publish: before the bell");
-        #[cfg(not(loom))] // the bell has a model of its own; here it would only multiply states
+        // The bell has a model of its own; here it would only multiply states.
+        #[cfg(not(loom))]
         self.control.pub_bell.ring();
         crash_point!(self.fuse, "publish: done");
+        self.published_seq = claimed.seq;
         Ok(mask != 0)
     }
 
@@ -108,7 +138,9 @@ impl ProducerCore {
     /// WRITING → `to`, without leaving the key or reference of something that was never published.
     pub(crate) fn clear_slot(&mut self, slot: usize, found: SlotWord, to: SlotState) -> Result<(), RingError> {
         crash_point!(self.fuse, "abort: before the key is cleared");
-        self.control.set_word(slot, slot_word::KEY, Key::NONE.0);
+        if !planted!(KeyLeftInAbortedSlot) {
+            self.control.set_word(slot, slot_word::KEY, Key::NONE.0);
+        }
         self.control.set_word(slot, slot_word::REFERENCE, 0);
         crash_point!(self.fuse, "abort: before the slot is given up");
         let cleared = SlotWord::new(to, u64::from(found.seq_low()), self.guard.epoch);
@@ -173,7 +205,7 @@ impl ProducerCore {
 
     fn count_revoked(&self, frames: u64) {
         let counter = &self.control.producer.revoked;
-        counter.store(counter.load(Ordering::Relaxed) + frames, Ordering::Relaxed);
+        counter.store(counter.load(Ordering::Relaxed).wrapping_add(frames), Ordering::Relaxed);
     }
 
     /// Passes every slot that role `role` owes and has not taken on without it: a slow consumer that is
@@ -199,7 +231,7 @@ impl ProducerCore {
         }
         if skipped > 0 && usize::from(role) < MAX_ROLES {
             let counter = &self.control.roles[usize::from(role)].words[role_word::SKIPPED];
-            counter.store(counter.load(Ordering::Relaxed) + skipped, Ordering::Relaxed);
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(skipped), Ordering::Relaxed);
         }
         Ok(skipped)
     }

@@ -2,6 +2,9 @@
 //! repeated after another death: killed anywhere and run again, it ends in the same state.
 
 use super::{ProducerCore, RingError};
+use crate::crash::crash_point;
+use crate::layout::slot_word;
+use crate::planted::planted;
 use crate::slot::{Key, SlotState};
 use crate::sync::Ordering;
 
@@ -38,24 +41,34 @@ impl ProducerCore {
             }
         }
         // R2: the header may lag one publish behind the slots.
+        let mut position = None;
         for slot in 0..control.slot_count() {
             let found = control.load_state(slot);
-            if found.is_ready() || found.is_free() {
+            if (found.is_ready() || found.is_free()) && !planted!(LastKeyInHeaderOnly) {
                 let key = control.key(slot);
                 if key.is_after(last_key) {
                     last_key = key;
+                    // A frame published by its head alone left the position as it was.
+                    let whole = cfg!(loom) || control.word(slot, slot_word::FLAGS) >> 48 != 0;
+                    position = whole.then(|| control.word(slot, slot_word::SOURCE_POSITION));
                 }
             }
             next_seq = next_seq.max(control.seq(slot).saturating_add(1));
         }
-        crate::crash::crash_point!(self.fuse, "recover: before the last key");
+        crash_point!(self.fuse, "recover: before the source position");
+        if let Some(position) = position {
+            control.producer.source_position.store(position, Ordering::Relaxed);
+        }
+        crash_point!(self.fuse, "recover: before the last key");
         control.producer.last_key.store(last_key.0, Ordering::Release);
-        crate::crash::crash_point!(self.fuse, "recover: before the next sequence number");
+        crash_point!(self.fuse, "recover: before the next sequence number");
         control.producer.next_seq.store(next_seq, Ordering::Release);
         // R4: nobody knows who slept on what.
+        #[cfg(not(loom))]
         control.pub_bell.ring_unconditionally();
+        #[cfg(not(loom))]
         control.rel_bell.ring_unconditionally();
-        crate::crash::crash_point!(self.fuse, "recover: done");
+        crash_point!(self.fuse, "recover: done");
         recovered.last_key = last_key;
         recovered.next_seq = next_seq;
         Ok(recovered)

@@ -434,6 +434,23 @@ pub fn check_ring(instance: &Instance, kernel: &str, recovered: bool, what: &str
     ring
 }
 
+/// What an output slot refers to is still there, and held by the role of its producer (invariant 7).
+/// `output`: the ring, and its producer's role on `input`.
+pub fn check_references(instance: &Instance, output: (&str, u64), input: &str, what: &str) {
+    let inputs = RawRing::read(instance, input).slots();
+    for s in RawRing::read(instance, output.0).slots() {
+        if s.state() != READY || s.reference == 0 {
+            continue;
+        }
+        let (slot, seq_low) = ((s.reference >> 32 & 0xffff) as usize, s.reference & 0xffff_ffff);
+        let i = inputs[slot];
+        assert!(
+            i.state() == READY && i.word >> 32 == seq_low && i.held() >> output.1 & 1 == 1,
+            "{what}: {s:x?} refers to {i:x?}"
+        );
+    }
+}
+
 /// Quiescence: everything drained, nothing leaked (invariant 12).
 pub fn check_quiet(instance: &Instance, kernel: &str, what: &str) {
     let ring = check_ring(instance, kernel, true, what);

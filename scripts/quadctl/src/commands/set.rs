@@ -32,7 +32,7 @@ pub fn run(instance: &str, set: Option<&str>) -> Result<u8, Failure> {
     let launch = Launch::load(&runtime).ok_or_else(|| {
         Failure::new(Exit::Unavailable, format!("Instance {instance} is not running; give {key} to `quad up --set`"))
     })?;
-    let config = checked(&launch, &overrides, key)?;
+    let config = Config::load_with(launch.config.as_deref(), &overrides, &launch.sets)?;
     let reply = ask_supervisor(&runtime, &Request::Set { set: set.to_owned() }, Duration::from_secs(10))?;
     if located.info.path == "encode.bitrate_kbps" {
         let kbps = config.encode(&kernel.name).map(|encode| encode.bitrate_kbps).unwrap_or_default();
@@ -46,13 +46,6 @@ pub fn run(instance: &str, set: Option<&str>) -> Result<u8, Failure> {
     }
     say(&format!("{set} is in force"));
     Ok(0)
-}
-
-/// The configuration with the new value, which must be possible.
-fn checked(launch: &Launch, overrides: &Overrides, key: &str) -> Result<Config, Failure> {
-    let mut launch = launch.clone();
-    launch.forget(key);
-    Ok(Config::load_with(launch.config.as_deref(), overrides, &launch.sets)?)
 }
 
 /// Through the ring's control words: acknowledged when the encoder follows.
@@ -107,16 +100,5 @@ mod tests {
         assert_eq!(failure.exit, Exit::Usage);
         assert!(text.contains("quad restart encode") && text.contains("encode.bitrate_kbps"), "{text}");
         assert!(refusal("hang_timeout_ms", None).to_string().contains("quad down"));
-    }
-
-    #[test]
-    fn a_new_value_goes_before_the_one_of_the_start_and_is_checked() {
-        let launch = Launch { sets: vec!["encode.bitrate_kbps=5000".into()], ..Launch::default() };
-        let mut overrides = Overrides::default();
-        overrides.set("encode.bitrate_kbps=3000").unwrap();
-        let config = checked(&launch, &overrides, "encode.bitrate_kbps").unwrap();
-        assert_eq!(config.encode("main").unwrap().bitrate_kbps, 3000);
-        overrides.set("encode.bitrate_kbps=-1").unwrap();
-        assert_eq!(checked(&launch, &overrides, "encode.bitrate_kbps").unwrap_err().exit, Exit::Config);
     }
 }

@@ -145,12 +145,12 @@ fn configured_outputs(config: &Config, runtime: &RuntimeDir) -> Vec<OutputStatus
     let mut outputs = Vec::new();
     for kernel in config.kernels().into_iter().filter(|kernel| kernel.kind == Kind::Net) {
         let Some(net) = config.net(&kernel.name) else { continue };
-        outputs.extend(net.rtp.as_ref().map(|rtp| OutputStatus {
+        outputs.extend(net.rtp.as_ref().filter(|rtp| rtp.enabled).map(|rtp| OutputStatus {
             kind: "rtp".to_owned(),
             url: format!("rtp://{}", rtp.destination),
             sdp: Some(runtime.sdp(&kernel).display().to_string()),
         }));
-        outputs.extend(net.http.as_ref().map(|http| OutputStatus {
+        outputs.extend(net.http.as_ref().filter(|http| http.enabled).map(|http| OutputStatus {
             kind: "http".to_owned(),
             url: format!("http://{}/", http.listen),
             sdp: None,

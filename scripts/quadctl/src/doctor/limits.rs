@@ -13,7 +13,7 @@ const COMFORTABLE_SHM_BYTES: u64 = 256 << 20;
 
 /// Everything here.
 pub fn findings() -> Vec<Finding> {
-    vec![cpus(), features(), realtime(), files(), memlock(), shm(), huge_pages(), udmabuf(), runtime_dir()]
+    vec![cpus(), features(), realtime(), files(), memlock(), runtime_dir(), shm(), huge_pages(), udmabuf()]
 }
 
 fn read(path: &str) -> Option<String> {

@@ -41,6 +41,15 @@ impl Finding {
         Finding { area, name: name.into(), usable: false, why: why.into(), cure: Some(cure.into()) }
     }
 
+    /// What the machine could do and this version cannot: found or not, it cannot be used.
+    pub fn not_in_this_version(mut self, instead: &str) -> Finding {
+        let here = if self.usable { "it is here" } else { "nor is it here" };
+        self.why = format!("not in this version; {here}: {}", self.why);
+        self.usable = false;
+        self.cure = Some(instead.to_owned());
+        self
+    }
+
     /// The same with what would make it better.
     pub fn better(mut self, cure: impl Into<String>) -> Finding {
         self.cure = Some(cure.into());

@@ -84,7 +84,7 @@ impl FirstFrame {
         let waited = now - self.began;
         if let Some(path) = &self.waits_for_writer
             && waited > WRITER_PATIENCE
-            && units.iter().all(|unit| runs(unit, context))
+            && units.iter().all(|unit| stands(unit, context))
         {
             let from = if path == "-" { "standard input" } else { path };
             return Some(Outcome::Waiting { message: format!("Everything runs and waits for frames from {from}") });
@@ -115,6 +115,11 @@ impl FirstFrame {
 fn has_failed(unit: &Unit) -> bool {
     unit.left.is_some_and(|ending| !matches!(ending, Ending::Code(0) | Ending::Unknown { in_order: true }))
         || unit.barren() >= BARREN_DEATHS
+}
+
+/// Whether it has done what it can before the first frame: kernel A reads the stream's header before it says that it runs.
+fn stands(unit: &Unit, context: &Context<'_>) -> bool {
+    unit.kernel.kind == Kind::Capture && context.info(&unit.lease).is_some_and(|info| info.held) || runs(unit, context)
 }
 
 fn runs(unit: &Unit, context: &Context<'_>) -> bool {

@@ -56,7 +56,6 @@ pub struct Supervisor {
     instance: String,
     runtime: RuntimeDir,
     launch: Launch,
-    config: Config,
     table: Arc<LeaseTable>,
     units: Vec<Unit>,
     listener: Listener,
@@ -271,12 +270,8 @@ impl Supervisor {
         overrides.set(set)?;
         let key = set.split_once('=').map_or(set, |(key, _)| key).trim();
         let located = locate(key)?;
-        let mut launch = self.launch.clone();
-        launch.forget(key);
-        let config = Config::load_with(launch.config.as_deref(), &overrides, &launch.sets)?;
+        Config::load_with(self.launch.config.as_deref(), &overrides, &self.launch.sets)?;
         overrides.save(&self.runtime.overrides())?;
-        launch.save(&self.runtime)?;
-        (self.launch, self.config) = (launch, config);
         let concerned: Vec<&Unit> = self
             .units
             .iter()

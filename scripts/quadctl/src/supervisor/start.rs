@@ -32,10 +32,11 @@ impl Supervisor {
     /// # Errors
     /// [`Exit::Usage`] beside a living supervisor; what is wrong with the configuration, the runtime directory or the
     /// shared memory otherwise.
-    pub fn begin(instance: &str, runtime: RuntimeDir, launch: Launch) -> Result<Supervisor, Failure> {
+    pub fn begin(instance: &str, runtime: RuntimeDir, mut launch: Launch) -> Result<Supervisor, Failure> {
         runtime.create()?;
         let lock = lock(&runtime)?;
         let config = launch.configuration(&runtime)?;
+        launch.keep_live_sets(&runtime)?;
         launch.save(&runtime)?;
         // What a killed run left; while one of its kernels lives nothing is touched, and it is adopted.
         let recover = |error: shm_protocol::error::ObjectError| Failure::recover(error.recovery(), error);
@@ -69,7 +70,6 @@ impl Supervisor {
             start: Some(FirstFrame::new(&config)),
             runtime,
             launch,
-            config,
             table,
             units,
             clients: Vec::new(),

@@ -278,7 +278,9 @@ impl LeaseTable {
             state: KernelState::from_code(record.state.load(Ordering::Relaxed)),
             held: self.is_held(index),
             candidate_ticket: record.cand_ticket.load(Ordering::Relaxed),
-            candidate_ready: record.cand_state.load(Ordering::Relaxed) == CandidateState::Ready as u64,
+            // A holder that has not finished its recovery was the candidate itself a moment ago.
+            candidate_ready: record.cand_state.load(Ordering::Relaxed) == CandidateState::Ready as u64
+                && record.cand_pid.load(Ordering::Relaxed) != record.pid.load(Ordering::Relaxed),
             candidate_pid: record.cand_pid.load(Ordering::Relaxed) as u32,
         }
     }

@@ -1,6 +1,5 @@
 //! Real film through all four processes: FFmpeg receives every frame once and in order, and what is on the wire is
 //! what the encoder library makes of the same frames when it is used directly.
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use std::time::Duration;
 use system_tests::bitstream::{nal, nal_type, units};
@@ -11,8 +10,8 @@ use system_tests::tools::{clip, need, within};
 use system_tests::wire::{Faults, Wire, in_order};
 use system_tests::y4m::Clip;
 
-/// FFmpeg's parser knows a frame to be whole when the next one begins; with what follows the clip, all of the clip
-/// comes out.
+/// FFmpeg's parser knows a frame to be whole when the next one begins, and its decoder works on a few at a time; with
+/// what follows the clip, all of the clip comes out.
 const FOLLOWING: usize = 30;
 
 #[test]
@@ -35,7 +34,7 @@ fn ffmpeg_receives_every_frame_of_the_clip_once_and_in_order() {
     // The receiver listens and all four run: now the film begins, at its own rate.
     film.play(&fifo, count);
     pipeline.wait_for_frames(count as u64);
-    let came = within(Duration::from_secs(10), || receiver.frames() + 2 >= count);
+    let came = within(Duration::from_secs(10), || receiver.frames() >= film.frames.len());
     let decoded = receiver.finish();
     assert!(came, "{} of {count}: {}\n{}", decoded.ids.len(), decoded.log, pipeline.logs());
     pipeline.stop();
@@ -83,10 +82,11 @@ fn the_stream_is_to_the_bit_what_the_library_makes_of_the_same_frames() {
     assert_eq!(ours.len(), theirs.len());
     for (index, (unit, direct)) in ours.iter().zip(&theirs).enumerate() {
         assert_eq!(unit.is_idr(), index % gop as usize == 0, "frame {index}");
-        assert_eq!(nal_type(&unit.nals[0]), nal::DELIMITER, "frame {index}");
-        let same = unit.nals[1..] == direct[..];
+        // The delimiter that kernel C puts in front is its own; on the wire the marker bit does its work.
+        let made: Vec<Vec<u8>> = unit.nals.iter().filter(|n| nal_type(n) != nal::DELIMITER).cloned().collect();
+        let same = made == *direct;
         let types = |nals: &[Vec<u8>]| nals.iter().map(|n| (nal_type(n), n.len())).collect::<Vec<_>>();
-        assert!(same, "frame {index}: ours {:?}, the library's {:?}", types(&unit.nals[1..]), types(direct));
+        assert!(same, "frame {index}: ours {:?}, the library's {:?}", types(&made), types(direct));
     }
     assert!(!pipeline.alive(Part::Encode));
 }

@@ -11,14 +11,15 @@ use system_tests::wire::{Faults, Wire, in_order, longest_gap};
 const WIDTH: usize = 1280;
 const HEIGHT: usize = 720;
 /// Frames before and after a death.
-const FRAMES: usize = 120;
+const FRAMES: usize = 60;
 /// How often a kernel is killed.
 const DEATHS: usize = 2;
 
 fn pipeline(label: &str, port: u16) -> Pipeline {
     let mut pipeline = Pipeline::new(label, port);
-    pipeline.set("capture.width", "1280").set("capture.height", "720").set("capture.fps", "60");
-    // A debugging machine may take long to start a process: the rings are to bridge it, not to drop for latency.
+    pipeline.set("capture.width", "1280").set("capture.height", "720").set("capture.fps", "30");
+    // A busy machine may take long to start a process: the rings are to bridge it, not to drop for latency; and at
+    // half of the usual rate an encoder that shares its core still keeps up, so that whatever is lost was lost by us.
     pipeline.set("capture.max_latency_ms", "2000").set("capture.slots", "32").set("process.slots", "32");
     pipeline.set("encode.slots", "32").set("encode.backend", "openh264");
     pipeline

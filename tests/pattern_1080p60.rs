@@ -27,14 +27,14 @@ fn assert_status(status: &Value, pipeline: &Pipeline) {
         assert_eq!((kernel["epoch"].as_u64(), kernel["restarts"].as_u64()), (Some(1), Some(0)));
         assert_eq!((kernel["dropped"].as_u64(), kernel["errors"].as_u64()), (Some(0), Some(0)), "{kernel}");
         assert!(kernel["cpus"].is_array() && kernel["cpu_percent"].as_f64().unwrap() > 0.0, "{kernel}");
-        assert!((50.0..70.0).contains(&kernel["fps"].as_f64().unwrap()), "{kernel}");
+        assert!((30.0..90.0).contains(&kernel["fps"].as_f64().unwrap()), "{kernel}");
         assert!(kernel["frames"].as_u64().unwrap() > 0);
     }
     assert_eq!(status["kernels"]["encode"]["codec"], "h264");
     assert!(status["kernels"]["encode"]["path"].is_string());
-    for ring in ["capture", "process", "encode.main"] {
+    for (ring, slots) in [("capture", 64), ("process", 64), ("encode.main", 16)] {
         let ring = &status["rings"][ring];
-        assert_eq!(ring["slots"].as_u64(), Some(16), "{ring}");
+        assert_eq!(ring["slots"].as_u64(), Some(slots), "{ring}");
         assert!(ring["ready"].is_u64() && ring["last_frame_id"].as_u64().unwrap() > 0, "{ring}");
     }
     let latency = &status["latency_us"];
@@ -62,14 +62,17 @@ fn every_frame_is_on_the_wire_once_and_the_status_says_where_time_went() {
     let mut pipeline = Pipeline::new("p1080", port);
     pipeline.set("capture.width", "1920").set("capture.height", "1080").set("capture.fps", "60");
     pipeline.set("encode.backend", "openh264");
+    // By default a frame that waits for 50 ms is dropped, which happens on a machine that others use too: here the
+    // rings hold a second, so that whatever is lost was lost by us.
+    pipeline.set("capture.max_latency_ms", "2000").set("capture.slots", "64").set("process.slots", "64");
     pipeline.start_all();
     let frames = seconds as usize * 60;
     let came = within(Duration::from_secs(seconds + 10), || wire.units() >= frames);
     assert!(came, "{} of {frames} frames; {}", wire.units(), pipeline.logs());
     let status = pipeline.status().unwrap();
-    pipeline.stop();
     println!("latency {}", status["latency_us"]);
     assert_status(&status, &pipeline);
+    pipeline.stop();
 
     let packets = wire.packets();
     let (ordered, faults) = in_order(&packets);

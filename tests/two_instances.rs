@@ -1,5 +1,4 @@
 //! Two instances beside each other, each with its own objects, directory and ports.
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
 use std::time::Duration;
 use system_tests::pipeline::{Part, Pipeline, free_rtp_port};

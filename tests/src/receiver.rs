@@ -65,8 +65,8 @@ pub fn decode(stream: &[u8], width: usize, height: usize) -> Decoded {
 
 /// Lines of an FFmpeg log that are complaints about the stream.
 fn complaints(log: &str) -> String {
-    // Raw H.264 has no timestamps, which its muxer mentions; a stream that has just begun has no rate yet.
-    let harmless = ["Timestamps are unset", "Stream #0: not enough frames to estimate rate", "Last message repeated"];
+    // The stream has just begun and has no rate yet; we ended it ourselves; what is repeated was said before.
+    let harmless = ["not enough frames to estimate rate", "Immediate exit requested", "Last message repeated"];
     let lines = log.lines().filter(|line| !line.trim().is_empty() && !harmless.iter().any(|h| line.contains(h)));
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -83,6 +83,9 @@ pub fn hand_written_sdp(port: u16) -> String {
 pub fn is_bound(port: u16) -> bool {
     UdpSocket::bind(("0.0.0.0", port)).is_err()
 }
+
+/// Errors of every element, warnings of those that see the stream (plugins also warn of devices that are not there).
+const GST_DEBUG: &str = "1,rtpjitterbuffer:2,rtph264depay:2,rtpbasedepayload:2,h264parse:2,libav:2,videodecoder:2";
 
 /// A receiver that writes raw 4:2:0 frames into a file.
 pub struct Receiver {
@@ -104,7 +107,9 @@ impl Receiver {
             .args(["-analyzeduration", "1000000", "-i"])
             .arg(&sdp)
             .args(["-fps_mode", "passthrough", "-vf", &format!("crop={width}:{rows}:0:0")])
-            .args(["-pix_fmt", "yuv420p", "-f", "rawvideo", "-y"])
+            // Capture times are no multiples of a frame interval: counted in frames, two could fall together.
+            .args(["-enc_time_base", "1:90000"])
+            .args(["-pix_fmt", "yuv420p", "-f", "rawvideo", "-flush_packets", "1", "-y"])
             .arg(folder.join("received.yuv"));
         Receiver::start(command, folder, port, width, rows)
     }
@@ -119,7 +124,7 @@ impl Receiver {
         );
         let mut command = Command::new("gst-launch-1.0");
         // -e: an interrupt ends the stream in order, so that nothing stays in the decoder.
-        command.args(["-q", "-e"]).args(split_words(&line)).env("GST_DEBUG", "2").env("GST_DEBUG_NO_COLOR", "1");
+        command.args(["-q", "-e"]).args(split_words(&line)).env("GST_DEBUG", GST_DEBUG).env("GST_DEBUG_NO_COLOR", "1");
         Receiver::start(command, folder, port, width, height)
     }
 
@@ -144,8 +149,16 @@ impl Receiver {
 
     /// Ends it in order and reads what it decoded.
     pub fn finish(mut self) -> Decoded {
-        self.child.end(nix::sys::signal::Signal::SIGINT, Duration::from_secs(10));
-        let frames = std::fs::read(self.path()).unwrap_or_default();
+        // FFmpeg looks up from a quiet socket at the second signal only.
+        for patience in [Duration::from_secs(1), Duration::from_secs(10)] {
+            let pid = nix::unistd::Pid::from_raw(self.child.0.id() as i32);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT);
+            if within(patience, || self.child.0.try_wait().unwrap().is_some()) {
+                break;
+            }
+        }
+        let mut frames = std::fs::read(self.path()).unwrap_or_default();
+        frames.truncate(self.frames() * self.width * self.rows * 3 / 2);
         let log = std::fs::read_to_string(self.folder.join("receiver.log")).unwrap_or_default();
         Decoded { ids: frame_ids(&frames, self.width, self.rows), log: complaints(&log) }
     }

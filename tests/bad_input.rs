@@ -145,7 +145,7 @@ fn cpus_that_do_not_exist_are_refused() {
 fn an_http_port_in_use_is_named() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = holder.local_addr().unwrap().to_string();
-    refused(Part::Net, &[("net.http.listen", &address)], 78, &[&address, "taken", "net.http.listen"]);
+    refused(Part::Net, &[("net.http.listen", &address)], 69, &[&address, "taken", "net.http.listen"]);
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn process(kernel: &mut Kernel) -> Result<(), Failure> {
         stage.harvest().map_err(kernel::ring)?;
         stage.output.drop_expired().map_err(kernel::ring)?;
         kernel.telemetry.set_dropped(stage.output.revoked());
-        stage.pace();
+        stage.pace(processor.depth);
         let full = stage.referring() >= processor.depth;
         let next = if full { Next::Empty } else { stage.next_frame().map_err(kernel::ring)? };
         match next {
@@ -196,7 +196,7 @@ impl Processor {
 fn wait_for_room(kernel: &mut Kernel, stage: &mut Stage, interval_ns: u64) -> Result<bool, Failure> {
     stage.harvest().map_err(kernel::ring)?;
     stage.output.drop_expired().map_err(kernel::ring)?;
-    stage.pace();
+    stage.pace(usize::MAX);
     stage.output.wait_for_room(deadline_ns(interval_ns));
     kernel.turn()
 }

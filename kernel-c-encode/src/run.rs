@@ -19,6 +19,7 @@ use shm_protocol::output::{Claim, Producer};
 use shm_protocol::pool::PoolKind;
 use shm_protocol::stage::{Next, Stage};
 use shm_protocol::telemetry::{Counter, Measure};
+use std::time::Duration;
 
 /// Runs kernel C until it is asked to end.
 ///
@@ -44,7 +45,12 @@ fn encode(kernel: &mut Kernel) -> Result<(), Failure> {
     let mut interval_ns = 0;
     while kernel.turn()? {
         stage.harvest().map_err(kernel::ring)?;
-        stage.pace();
+        stage.pace(usize::MAX);
+        if paused(&stage.output) {
+            // Frames wait, or are dropped as the policy says; the stream goes on where the pause ends.
+            kernel.stop.wait(PAUSE_LOOK);
+            continue;
+        }
         match stage.next_frame().map_err(kernel::ring)? {
             Next::Frame(taken) => {
                 if !encoding.frame(kernel, &mut stage, &taken)? {
@@ -59,6 +65,17 @@ fn encode(kernel: &mut Kernel) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// How often a paused encoder looks whether it is to go on: within a frame interval.
+const PAUSE_LOOK: Duration = Duration::from_millis(10);
+
+/// Whether the operator asked for a pause; says that it is followed.
+fn paused(output: &Producer) -> bool {
+    let requests = output.requests();
+    let pause = requests.pending().pause;
+    requests.pause_followed();
+    pause
 }
 
 struct Encoding {
@@ -179,7 +196,7 @@ fn claim(kernel: &mut Kernel, stage: &mut Stage) -> Result<Option<Claim>, Failur
             return Ok(Some(claim));
         }
         kernel.telemetry.set(Counter::Backlog, stage.input.backlog() as u64);
-        stage.pace();
+        stage.pace(usize::MAX);
         stage.output.wait_for_room(deadline_ns(0));
         if !kernel.turn()? {
             return Ok(None);

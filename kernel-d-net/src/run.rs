@@ -1,7 +1,7 @@
 //! The ring loop of kernel D: take an access unit, send it everywhere, release it when it is out.
 
 use crate::feed::{Feed, Outlet};
-use crate::outputs::http::{HttpConfig, HttpOutput, StatusSource};
+use crate::outputs::http::{HttpConfig, HttpError, HttpOutput, StatusSource};
 use crate::outputs::rtp::stream::RtpStream;
 use kernel_host::args::KernelArgs;
 use kernel_host::config::{Config, Http, Net, Transmit};
@@ -61,8 +61,11 @@ fn start_http(kernel: &Kernel, http: &Http, wanted: Arc<AtomicBool>) -> Result<A
         http.allowed_hosts.iter().flat_map(|hosts| hosts.split(',')).map(|host| host.trim().to_owned()).collect();
     let status = Arc::new(InstanceStatus { config: kernel.config.clone(), runtime: kernel.runtime.clone() });
     let request = Arc::new(move || wanted.store(true, Ordering::Relaxed));
-    // The port of a predecessor that was killed a moment ago may take until its process is wholly gone.
-    HttpOutput::start(config, status, request).map(Arc::new).map_err(|error| Failure::recover(error.recovery(), error))
+    HttpOutput::start(config, status, request).map(Arc::new).map_err(|error| match error {
+        // Whoever has the port may go: worth another try, unlike a wrong key.
+        HttpError::AddressInUse { .. } => Failure::new(Exit::Unavailable, error),
+        error => Failure::recover(error.recovery(), error),
+    })
 }
 
 fn net(kernel: &mut Kernel) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use crate::output::{LiveState, Producer};
 use crate::pool::PoolSpec;
 use crate::ring::RingError;
 use crate::ring::stage_core::StageCore;
+use crate::slot::Key;
 
 /// One input ring, one output ring, and the holds between them. A stage makes one output of each input.
 pub struct Stage {
@@ -16,6 +17,8 @@ pub struct Stage {
     /// Where they go.
     pub output: Producer,
     core: StageCore,
+    /// The last key when this process took over.
+    began_at: Key,
 }
 
 /// What a look at the input gave.
@@ -31,7 +34,8 @@ impl Stage {
     /// Joins two rings. `history`: how many finished inputs the stage still reads.
     pub fn new(input: Consumer, output: Producer, history: u64) -> Stage {
         let core = StageCore::new(input.ring_uid() as u16, history);
-        Stage { input, output, core }
+        let began_at = output.last_key();
+        Stage { input, output, core, began_at }
     }
 
     /// The next frame that is not finished. Frames that a dead predecessor finished are passed over: kept
@@ -140,12 +144,14 @@ impl Stage {
         self.core.referring(self.output.core())
     }
 
-    /// Passes on upstream whether downstream bridges a restart, and ends our own bridging once the
-    /// backlog is gone. Called once a loop turn.
-    pub fn pace(&mut self) {
-        if self.output.live_state() == LiveState::Bridging && !self.output.has_room() {
+    /// Passes on upstream whether downstream bridges a restart, and ends our own bridging once this process
+    /// has made something and the backlog is gone. Called once a loop turn; `depth` as for [`Stage::wait`].
+    pub fn pace(&mut self, depth: usize) {
+        let blocked = !self.output.has_room() || self.referring() >= depth;
+        if blocked && self.output.live_state() == LiveState::Bridging {
             self.input.keep_bridging();
-        } else if self.input.is_bridging() && self.input.waiting() == 0 {
+        } else if self.input.is_bridging() && self.output.last_key() != self.began_at && self.input.waiting() == 0 {
+            // Not before the first output: opening an encoder takes longer than a frame may wait.
             self.input.set_bridging(false);
         }
     }

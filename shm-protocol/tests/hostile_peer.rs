@@ -356,7 +356,7 @@ fn run_under(i: &Instance, damages: &[Damage]) {
                 };
             }
             let _ = stage.harvest();
-            stage.pace();
+            stage.pace(usize::MAX);
             let _ = (stage.referring(), stage.output.memo(), stage.output.requests().pending());
             if let Ok(Some(taken)) = sink.acquire() {
                 touch(&mut sink, &taken);

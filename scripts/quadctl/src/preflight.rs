@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
-use kernel_host::config::{Capture, Config, Memory, Process, Source};
+use kernel_host::config::{Backend, Capture, Config, Memory, Process, Source};
 use kernel_host::exit::{Exit, Failure};
 use kernel_host::name::{KernelName, Kind};
 use shm_protocol::frame::{BUFFER_ALIGN, Colour, PixelFormat, Rational, VideoFormat};
@@ -83,9 +83,19 @@ fn needed_bytes(config: &Config) -> u64 {
             if process.input.name == name && process.memory == Memory::PosixShm {
                 bytes += pool(process.slots, frame.and_then(|frame| processed_bytes(process, &frame)));
             }
+            if process.input.name == name {
+                bytes += access_unit_bytes(config, frame.as_ref());
+            }
         }
     }
     bytes
+}
+
+/// Bytes of the bitstream pools: kernel C keeps a byte for each pixel of an access unit.
+fn access_unit_bytes(config: &Config, frame: Option<&VideoFormat>) -> u64 {
+    let pixels = frame.map(|frame| u64::from(frame.width) * u64::from(frame.height));
+    let encoders = config.instances(Kind::Encode).filter_map(|name| config.encode(name));
+    encoders.filter(|encode| encode.backend != Backend::Null).map(|encode| pool(encode.slots, pixels)).sum()
 }
 
 fn pool(slots: u32, frame_bytes: Option<u64>) -> u64 {
@@ -201,15 +211,16 @@ mod tests {
 
     #[test]
     fn pools_are_counted_where_they_lie_and_where_pixels_are_touched() {
-        // 1280x720 NV12 is 1.32 MiB, sixteen of them; B passes them on.
-        assert_eq!(needed_mib(&[]), 21);
-        assert_eq!(needed_mib(&["capture.memory=memfd"]), 0);
+        // 1280x720 NV12 is 1.32 MiB, sixteen of them; B passes them on; C keeps a byte for each pixel.
+        assert_eq!(needed_mib(&[]), 21 + 14);
+        assert_eq!(needed_mib(&["encode.backend=null"]), 21);
+        assert_eq!(needed_mib(&["capture.memory=memfd"]), 14);
         assert_eq!(
             needed_mib(&["capture.format=i420"]),
-            43,
+            43 + 14,
             "i420 rows are padded, and B converts into a pool of its own"
         );
-        assert_eq!(needed_mib(&["process.width=640", "process.height=360"]), 21 + 6);
+        assert_eq!(needed_mib(&["process.width=640", "process.height=360"]), 21 + 6 + 14);
         assert_eq!(
             needed_mib(&["capture.source=v4l2", "capture.path=/dev/video0"]),
             0,

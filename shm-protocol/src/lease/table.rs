@@ -266,6 +266,11 @@ impl LeaseTable {
         }
     }
 
+    /// CLOCK_MONOTONIC of the last beat of lease `index`, nanoseconds.
+    pub fn heartbeat_ns(&self, index: usize) -> u64 {
+        self.record(index).heartbeat_ns.load(Ordering::Relaxed)
+    }
+
     /// A lease record, copied out.
     pub fn info(&self, index: usize) -> LeaseInfo {
         let record = self.record(index);

@@ -125,8 +125,8 @@ fn bridges(control: &crate::ring::ControlRef, table: &crate::lease::LeaseTable, 
         if lease == 0 || lease > crate::lease::MAX_KERNELS {
             continue;
         }
-        let info = table.info(lease - 1);
-        if !info.held || now.saturating_sub(info.heartbeat_ns) > STALE_BEAT_NS {
+        // The beat first: it is a load, whether the lease is held a system call.
+        if now.saturating_sub(table.heartbeat_ns(lease - 1)) > STALE_BEAT_NS || !table.is_held(lease - 1) {
             return LiveState::Bridging;
         }
     }

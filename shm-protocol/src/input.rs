@@ -132,7 +132,18 @@ impl Consumer {
     /// # Errors
     /// [`RingError::Fenced`], [`RingError::Truncated`].
     pub fn acquire(&mut self) -> Result<Option<Taken>, RingError> {
+        self.fetch_ahead();
         Ok(self.core.acquire()?.map(|at| Taken { at, head: self.head(at) }))
+    }
+
+    /// Asks for the first line of the frame that will most likely be taken, so that it travels while the
+    /// exchange on the state word does. A hint and no read: nothing is believed of what the slot says.
+    fn fetch_ahead(&self) {
+        let Some(pool) = &self.pool else { return };
+        if self.core.looks_ready() {
+            let index = (self.core.control.word(self.core.expected_slot(), slot_word::FLAGS) >> 32) as u16;
+            pool.prefetch(index);
+        }
     }
 
     fn head(&self, at: SlotRef) -> FrameHead {
@@ -190,6 +201,12 @@ impl Consumer {
     /// [`FrameError::Pool`], [`FrameError::Outside`].
     pub fn bytes(&mut self, taken: &Taken) -> Result<(NonNull<u8>, usize), FrameError> {
         let at = taken.head.buffer;
+        if let Some(pool) = &self.pool
+            && (pool.spec().ring_uid, pool.spec().generation) == (at.ring_uid, at.generation)
+        {
+            // The usual case spares the two counts of a shared handle.
+            return pool.extent(&at).ok_or(FrameError::Outside { id: taken.head.key.id(), index: at.index });
+        }
         let pool = self.pool(taken)?;
         pool.extent(&at).ok_or(FrameError::Outside { id: taken.head.key.id(), index: at.index })
     }

@@ -78,7 +78,7 @@ const fn way(name: &'static str, measure: Measure, sleeps: bool, hand: usize) ->
 }
 
 /// Everybody, with the connection each uses.
-const WAYS: [Way; 12] = [
+const WAYS: [Way; 11] = [
     way("ours", Measure::OneWay, false, 0),
     way("iceoryx2", Measure::OneWay, false, 1),
     way("raw", Measure::OneWay, false, 2),
@@ -90,7 +90,6 @@ const WAYS: [Way; 12] = [
     way("raw_sync waiting", Measure::OneWay, true, 6),
     way("iceoryx2 waiting", Measure::OneWay, true, 7),
     way("ours stream", Measure::Stream, false, 0),
-    way("iceoryx2 stream", Measure::Stream, false, 8),
 ];
 
 /// Runs one of the two processes; the first one returns what it found.
@@ -111,7 +110,6 @@ pub fn run(job: &Job) -> Result<Vec<Found>> {
         Box::new(Futex::new(&page)),
         Box::new(RawSync::sleeping(&page)?),
         Box::new(Iceoryx::open(job, &page, Use::Sleeping)?),
-        Box::new(Iceoryx::open(job, &page, Use::Streaming)?),
     ];
     let ns_per_tick = ticks::ns_per_tick();
     let mut found: Vec<Found> =

@@ -21,14 +21,9 @@ type Service = ipc::Service;
 pub enum Use {
     /// Default settings, polled: one message on its way.
     Polling,
-    /// As many messages on their way as our ring has slots; the sender waits for room.
-    Streaming,
     /// A notification for each message, the reader sleeps.
     Sleeping,
 }
-
-/// Messages on their way in a stream.
-const SLOTS: usize = 16;
 
 /// One end of two services.
 pub struct Iceoryx {
@@ -64,19 +59,10 @@ impl Iceoryx {
         let service = |side: Side| {
             let name = format!("{instance}/{usage:?}/{side:?}");
             let name: ServiceName = name.as_str().try_into().map_err(|e| failed("name")(&e))?;
-            let builder = node.service_builder(&name).publish_subscribe::<u64>();
-            let builder = match usage {
-                Use::Streaming => builder.enable_safe_overflow(false).subscriber_max_buffer_size(SLOTS),
-                _ => builder,
-            };
-            builder.open_or_create().map_err(|e| failed("service")(&e))
+            node.service_builder(&name).publish_subscribe::<u64>().open_or_create().map_err(|e| failed("service")(&e))
         };
         let (own, other) = (service(page.side())?, service(page.side().other())?);
-        let publisher = own
-            .publisher_builder()
-            .backpressure_strategy(BackpressureStrategy::RetryUntilDelivered)
-            .create()
-            .map_err(|e| failed("publisher")(&e))?;
+        let publisher = own.publisher_builder().create().map_err(|e| failed("publisher")(&e))?;
         let subscriber = other.subscriber_builder().create().map_err(|e| failed("subscriber")(&e))?;
         let event = |side: Side| {
             let name = format!("{instance}/event/{side:?}");

@@ -61,6 +61,18 @@ enum Command {
         #[arg(value_name = "KERNEL[.NAME]")]
         kernel: String,
     },
+    /// Exchange a kernel's process, also for another binary or other settings, under the running stream
+    Swap {
+        /// Kernel, or KERNEL.NAME
+        #[arg(value_name = "KERNEL[.NAME]")]
+        kernel: String,
+        /// Another binary built on the same protocol
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// Set one key of that kernel for the successor; kept for later restarts; may be given again
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
     /// Change a live key while the stream goes on; without KEY=VALUE list the live keys
     Set {
         /// The key and its new value
@@ -119,6 +131,7 @@ fn main() -> ExitCode {
         Command::Down => commands::down::run(instance),
         Command::Status { json } => commands::status::run(instance, json),
         Command::Restart { kernel } => commands::restart::run(instance, &kernel),
+        Command::Swap { kernel, binary, set } => commands::swap::run(instance, &kernel, binary.as_deref(), &set),
         Command::Set { set } => commands::set::run(instance, set.as_deref()),
         Command::List { json } => commands::list::run(json),
         Command::Doctor { json } => doctor::run(json),

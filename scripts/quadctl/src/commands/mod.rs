@@ -8,6 +8,7 @@ pub mod restart;
 pub mod set;
 pub mod status;
 pub mod supervise;
+pub mod swap;
 pub mod up;
 
 use std::io::Write as _;

@@ -4,7 +4,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kernel_host::exit::{Exit, Failure};
@@ -22,6 +22,15 @@ pub enum Request {
     Restart {
         /// Kernel instance, "encode.main".
         kernel: String,
+    },
+    /// Exchange a kernel's process under the running stream; answered when the new one carries it.
+    Swap {
+        /// Kernel instance, "encode.main".
+        kernel: String,
+        /// Another binary than the one of this build.
+        binary: Option<PathBuf>,
+        /// Settings of the successor, `KEY=VALUE` with whole paths.
+        sets: Vec<String>,
     },
     /// Keep an override and tell the kernel concerned.
     Set {

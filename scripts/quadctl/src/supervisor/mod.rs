@@ -7,6 +7,7 @@ pub mod fifo;
 pub mod first_frame;
 pub mod rotate;
 mod start;
+pub mod swap;
 pub mod unit;
 pub mod watchdog;
 
@@ -28,6 +29,7 @@ use crate::process::Signal;
 use crate::teardown::{STOP_PATIENCE, remove_everything, stop_kernels};
 use control::{Client, Listener, Reply, Request};
 use first_frame::{FirstFrame, Outcome};
+use swap::{Progress, Swap, Wanted};
 use unit::{Context, Unit};
 use watchdog::Watchdog;
 
@@ -61,6 +63,7 @@ pub struct Supervisor {
     listener: Listener,
     clients: Vec<Client>,
     waiting: Vec<Waiting>,
+    swaps: Vec<Swap>,
     /// Askers of the end, answered when nothing is left.
     farewell: Vec<Client>,
     watchdog: Watchdog,
@@ -129,6 +132,7 @@ impl Supervisor {
         }
         self.serve(now);
         self.answer_waiting(now);
+        self.look_at_swaps(now);
         if now >= self.rotated + ROTATE_EVERY {
             self.rotated = now;
             self.rotate_logs();
@@ -137,7 +141,7 @@ impl Supervisor {
         if self.start.is_some() {
             next = next.min(now + START_POLL);
         }
-        if !self.waiting.is_empty() {
+        if !self.waiting.is_empty() || !self.swaps.is_empty() {
             next = next.min(now + EPOCH_POLL);
         }
         next = self.units.iter().filter_map(Unit::next_due).fold(next, |next, due| next.min(due.max(now)));
@@ -196,6 +200,50 @@ impl Supervisor {
                     self.clients.push(client);
                 }
                 Some(Request::Restart { kernel }) => self.restart(client, &kernel, now),
+                Some(Request::Swap { kernel, binary, sets }) => {
+                    self.swap(client, &kernel, Wanted { binary, sets }, now);
+                }
+            }
+        }
+    }
+
+    fn unknown(&self, kernel: &str) -> Reply {
+        let known: Vec<String> = self.units.iter().map(|unit| unit.kernel.short()).collect();
+        Reply::failed(Exit::Usage, format!("There is no kernel {kernel}; running here are {}", known.join(", ")))
+    }
+
+    /// Starts a successor beside a kernel's process.
+    fn swap(&mut self, mut client: Client, kernel: &str, wanted: Wanted, now: Instant) {
+        if self.swaps.iter().any(|swap| swap.kernel().to_string() == kernel) {
+            client.answer(&Reply::failed(Exit::Temporary, format!("A swap of {kernel} is already running")));
+            return;
+        }
+        let context =
+            Context { instance: &self.instance, runtime: &self.runtime, launch: &self.launch, table: &self.table };
+        let Some(unit) = self.units.iter_mut().find(|unit| unit.lease == kernel) else {
+            let reply = self.unknown(kernel);
+            client.answer(&reply);
+            return;
+        };
+        match Swap::start(client, unit, &context, wanted, now) {
+            Ok(swap) => self.swaps.push(swap),
+            Err((mut client, reply)) => client.answer(&reply),
+        }
+    }
+
+    fn look_at_swaps(&mut self, now: Instant) {
+        for mut swap in std::mem::take(&mut self.swaps) {
+            let context =
+                Context { instance: &self.instance, runtime: &self.runtime, launch: &self.launch, table: &self.table };
+            let Some(unit) = self.units.iter_mut().find(|unit| unit.kernel == *swap.kernel()) else { continue };
+            match swap.look(unit, &context, now) {
+                Progress::Under => self.swaps.push(swap),
+                Progress::Done(reply) | Progress::Failed(reply) => {
+                    tracing::info!(kernel = %swap.kernel(), reply.message, "Swap");
+                    unit.wants_its_standby(now);
+                    swap.client.answer(&reply);
+                    self.clients.push(swap.client);
+                }
             }
         }
     }
@@ -203,9 +251,8 @@ impl Supervisor {
     /// Asks a kernel's process to end and lets its successor come.
     fn restart(&mut self, mut client: Client, kernel: &str, now: Instant) {
         let Some(unit) = self.units.iter_mut().find(|unit| unit.lease == kernel) else {
-            let known: Vec<String> = self.units.iter().map(|unit| unit.kernel.short()).collect();
-            let text = format!("There is no kernel {kernel}; running here are {}", known.join(", "));
-            client.answer(&Reply::failed(Exit::Usage, text));
+            let reply = self.unknown(kernel);
+            client.answer(&reply);
             return;
         };
         let epoch = self.table.find(&unit.lease).map_or(0, |index| self.table.info(index).epoch);

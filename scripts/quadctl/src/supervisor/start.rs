@@ -74,6 +74,7 @@ impl Supervisor {
             units,
             clients: Vec::new(),
             waiting: Vec::new(),
+            swaps: Vec::new(),
             farewell: Vec::new(),
             rotated: Instant::now(),
             _fifos: fifos,

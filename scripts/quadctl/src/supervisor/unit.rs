@@ -14,7 +14,8 @@ use shm_protocol::telemetry::TelemetryReader;
 use super::backoff::{Backoff, Ending};
 use super::rotate::open_log;
 use crate::launch::Launch;
-use crate::process::{Process, last_line, write_pid_file};
+use super::swap::Wanted;
+use crate::process::{Process, Signal, last_line, write_pid_file};
 use crate::teardown::standby_pid_file;
 
 /// What belongs to the service manager of the supervisor, not to kernels.
@@ -92,6 +93,7 @@ pub struct Unit {
     /// When a hung holder of this epoch was killed.
     pub killed: Option<(Instant, u64)>,
     cpus: Option<String>,
+    binary: Option<PathBuf>,
     wants_standby: bool,
     standby_at: Option<Instant>,
     inherits_stdin: bool,
@@ -118,6 +120,7 @@ impl Unit {
             last_ending: None,
             killed: None,
             cpus,
+            binary: None,
             wants_standby: standby,
             standby_at: standby.then(Instant::now),
             inherits_stdin: stdin,
@@ -167,7 +170,7 @@ impl Unit {
         if self.main.is_none() && self.start_at.is_some_and(|at| at <= now) {
             self.start_at = None;
             self.log_offset = std::fs::metadata(&self.log).map_or(0, |found| found.len());
-            match self.spawn(context, false) {
+            match self.spawn(context, false, None) {
                 Ok(running) => {
                     self.start_error = None;
                     write_pid_file(&context.runtime.pid(&self.kernel), &running.process);
@@ -184,7 +187,7 @@ impl Unit {
         let settled = self.main.is_some() && context.info(&self.lease).is_some_and(|info| info.held);
         if self.standby.is_none() && settled && self.standby_at.is_some_and(|at| at <= now) {
             self.standby_at = None;
-            match self.spawn(context, true) {
+            match self.spawn(context, true, None) {
                 Ok(running) => {
                     write_pid_file(&standby_pid_file(context.runtime, &self.kernel), &running.process);
                     self.standby = Some(running);
@@ -197,15 +200,54 @@ impl Unit {
         }
     }
 
-    fn spawn(&self, context: &Context<'_>, standby: bool) -> Result<Running, String> {
-        let binary = context.launch.binary(self.kernel.kind);
+    /// Ends a standby, so that a successor can be the candidate.
+    pub fn dismiss_standby(&mut self) {
+        self.standby_at = None;
+        if let Some(standby) = self.standby.take() {
+            standby.process.signal(Signal::TERM);
+            self.doomed.push(standby);
+        }
+    }
+
+    /// Starts a process that is to take over from the one at work; its number.
+    pub fn start_successor(&mut self, context: &Context<'_>, wanted: &Wanted) -> Result<u32, String> {
+        self.log_offset = std::fs::metadata(&self.log).map_or(0, |found| found.len());
+        let running = self.spawn(context, true, Some(wanted))?;
+        let pid = running.process.pid;
+        write_pid_file(&standby_pid_file(context.runtime, &self.kernel), &running.process);
+        self.standby = Some(running);
+        Ok(pid)
+    }
+
+    /// Ends a successor that did not take over.
+    pub fn end_successor(&mut self, pid: u32, signal: Signal) {
+        if let Some(standby) = self.standby.as_ref().filter(|standby| standby.process.pid == pid) {
+            standby.process.signal(signal);
+        }
+    }
+
+    /// A swap is over: the standby that the configuration wants may come again, once the successor is at work.
+    pub fn wants_its_standby(&mut self, now: Instant) {
+        self.standby_at = self.wants_standby.then_some(now);
+    }
+
+    /// The binary that later starts use; `None`: that of this build.
+    pub fn set_binary(&mut self, binary: Option<PathBuf>) {
+        self.binary = binary;
+    }
+
+    fn spawn(&self, context: &Context<'_>, standby: bool, wanted: Option<&Wanted>) -> Result<Running, String> {
+        let other = wanted.map_or(&self.binary, |wanted| &wanted.binary);
+        let binary = other.clone().unwrap_or_else(|| context.launch.binary(self.kernel.kind));
         let failed = |error: std::io::Error| {
             format!("Cannot start {}: {error}; build it with `cargo build --release`", binary.display())
         };
         let log: File = open_log(&self.log).map_err(|error| format!("Cannot write {}: {error}", self.log.display()))?;
         let mut command = Command::new(&binary);
+        let sets = wanted.iter().flat_map(|wanted| &wanted.sets).flat_map(|set| ["--set", set]);
         command
             .args(context.launch.arguments(context.instance, &self.kernel, self.cpus.as_deref(), standby))
+            .args(sets)
             .stdin(if self.inherits_stdin { Stdio::inherit() } else { Stdio::null() })
             .stdout(log.try_clone().map_err(failed)?)
             .stderr(log)

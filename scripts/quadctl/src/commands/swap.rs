@@ -1,0 +1,57 @@
+//! `quad swap KERNEL[.NAME] [--binary PATH] [--set KEY=VALUE]…`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kernel_host::exit::{Exit, Failure};
+use kernel_host::name::KernelName;
+
+use super::{ask_supervisor, say};
+use crate::supervisor::control::Request;
+use crate::supervisor::swap::SWAP_LIMIT;
+
+/// Exchanges a kernel's process under the running stream; returns when the new one carries it.
+pub fn run(instance: &str, kernel: &str, binary: Option<&Path>, sets: &[String]) -> Result<u8, Failure> {
+    let kernel: KernelName = kernel.parse()?;
+    let binary = binary
+        .map(|path| {
+            path.canonicalize().map_err(|error| {
+                Failure::new(Exit::Usage, format!("--binary {} cannot be used: {error}", path.display()))
+            })
+        })
+        .transpose()?;
+    let sets = sets.iter().map(|set| whole_path(&kernel, set)).collect::<Result<_, _>>()?;
+    let runtime = super::runtime(instance)?;
+    let request = Request::Swap { kernel: kernel.to_string(), binary, sets };
+    let reply = ask_supervisor(&runtime, &request, SWAP_LIMIT + Duration::from_secs(5))?;
+    say(&reply.message);
+    Ok(0)
+}
+
+/// `encode.KEY` of the instance swapped: `encode.instances.NAME.KEY` of a further one.
+fn whole_path(kernel: &KernelName, set: &str) -> Result<String, Failure> {
+    let kind = format!("{}.", kernel.kind.name());
+    match set.strip_prefix(&kind) {
+        Some(_) if set.starts_with(&format!("{}.", kernel.config_path())) => Ok(set.to_owned()),
+        Some(rest) => Ok(format!("{}.{rest}", kernel.config_path())),
+        None => {
+            let text = format!("--set {set} is not about the kernel swapped; allowed are keys that begin with {kind}");
+            Err(Failure::new(Exit::Usage, text))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_reach_the_instance_that_is_swapped() {
+        let main: KernelName = "encode".parse().unwrap();
+        let web: KernelName = "encode.web".parse().unwrap();
+        assert_eq!(whole_path(&main, "encode.gop=1").unwrap(), "encode.gop=1");
+        assert_eq!(whole_path(&web, "encode.gop=1").unwrap(), "encode.instances.web.gop=1");
+        assert_eq!(whole_path(&web, "encode.instances.web.gop=1").unwrap(), "encode.instances.web.gop=1");
+        assert!(whole_path(&main, "capture.fps=30").unwrap_err().to_string().contains("begin with encode."));
+    }
+}

@@ -1,0 +1,141 @@
+//! Swap: a successor beside the running process, and the lease from one to the other at a frame boundary.
+//!
+//! The successor starts as a standby, possibly another binary with other settings. Once it waits for nothing but the
+//! lease, the holder is asked to yield to it; the two see to the rest by themselves (PROTOCOL, swap). Whatever fails,
+//! the process that ran goes on.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use kernel_host::config::{Config, Overrides};
+use kernel_host::exit::Exit;
+use kernel_host::name::KernelName;
+use shm_protocol::lease::KernelState;
+use shm_protocol::telemetry::TelemetryReader;
+
+use super::control::{Client, Reply};
+use super::unit::{Context, Unit};
+use crate::process::Signal;
+
+/// A successor opens its devices and is ready within a second or two; what takes longer is stuck.
+pub const SWAP_LIMIT: Duration = Duration::from_secs(15);
+
+/// What a swap asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Another binary than the one of this build.
+    pub binary: Option<PathBuf>,
+    /// Settings of the successor, with their whole paths.
+    pub sets: Vec<String>,
+}
+
+/// A swap under way.
+#[derive(Debug)]
+pub struct Swap {
+    /// Who asked.
+    pub client: Client,
+    kernel: KernelName,
+    wanted: Wanted,
+    /// Epoch and process before.
+    before: (u64, u32),
+    successor: u32,
+    asked: Instant,
+    wished: Option<u64>,
+}
+
+/// How a swap stands.
+pub enum Progress {
+    /// Not yet.
+    Under,
+    /// The successor carries the stream.
+    Done(Reply),
+    /// The old one goes on.
+    Failed(Reply),
+}
+
+impl Swap {
+    /// Starts the successor. `Err`: why it cannot be.
+    pub fn start(
+        client: Client,
+        unit: &mut Unit,
+        context: &Context<'_>,
+        wanted: Wanted,
+        now: Instant,
+    ) -> Result<Swap, (Client, Reply)> {
+        let refuse = |client, exit, text: String| Err((client, Reply::failed(exit, text)));
+        if let Err(error) = configuration(context, &wanted) {
+            return refuse(client, error.exit, error.to_string());
+        }
+        let Some(info) = context.info(&unit.lease).filter(|info| info.held) else {
+            return refuse(client, Exit::Temporary, format!("{} does not run; nothing to swap", unit.kernel.short()));
+        };
+        // A standby would be the candidate; it comes again after the swap.
+        unit.dismiss_standby();
+        match unit.start_successor(context, &wanted) {
+            Err(error) => refuse(client, Exit::Unavailable, error),
+            Ok(successor) => {
+                tracing::info!(kernel = %unit.kernel, successor, "Swapping");
+                let before = (info.epoch, info.pid);
+                let kernel = unit.kernel.clone();
+                Ok(Swap { client, kernel, wanted, before, successor, asked: now, wished: None })
+            }
+        }
+    }
+
+    /// The kernel it is about.
+    pub fn kernel(&self) -> &KernelName {
+        &self.kernel
+    }
+
+    /// Looks how far it is, and asks the holder to yield when the successor is ready.
+    pub fn look(&mut self, unit: &mut Unit, context: &Context<'_>, now: Instant) -> Progress {
+        let ms = (now - self.asked).as_millis();
+        let name = self.kernel.short();
+        let Some(info) = context.info(&unit.lease) else { return Progress::Under };
+        if info.epoch > self.before.0 && info.pid == self.successor && info.held && info.state == KernelState::Running {
+            let carries = TelemetryReader::open(context.instance, &unit.lease, info.epoch)
+                .is_some_and(|page| page.snapshot().frames > 0);
+            if carries {
+                self.keep(unit, context);
+                let text = format!("{name} was swapped within {ms} ms: epoch {}, process {}", info.epoch, info.pid);
+                return Progress::Done(Reply::done(text));
+            }
+        }
+        if !unit.processes().any(|process| process.pid == self.successor) {
+            let text = format!("{name} was not swapped, its successor ended: {}", unit.last_words());
+            return Progress::Failed(Reply::failed(Exit::Temporary, text));
+        }
+        if now > self.asked + SWAP_LIMIT {
+            unit.end_successor(self.successor, Signal::KILL);
+            let last = unit.last_words();
+            let text = format!("{name} was not swapped within {} s: {last}", SWAP_LIMIT.as_secs());
+            return Progress::Failed(Reply::failed(Exit::Temporary, text));
+        }
+        let ready = info.candidate_ready && info.candidate_pid == self.successor;
+        if ready && self.wished != Some(info.candidate_ticket) {
+            context.table.wish(&unit.lease, info.candidate_ticket);
+            self.wished = Some(info.candidate_ticket);
+        }
+        Progress::Under
+    }
+
+    /// The settings survive restarts from now on.
+    fn keep(&self, unit: &mut Unit, context: &Context<'_>) {
+        unit.set_binary(self.wanted.binary.clone());
+        let kept = Overrides::load(&context.runtime.overrides()).and_then(|mut overrides| {
+            self.wanted.sets.iter().try_for_each(|set| overrides.set(set))?;
+            overrides.save(&context.runtime.overrides())
+        });
+        if let Err(error) = kept {
+            tracing::error!(%error, "The settings of the swap hold until the next restart only");
+        }
+    }
+}
+
+/// Whether the successor would find its configuration right.
+fn configuration(context: &Context<'_>, wanted: &Wanted) -> Result<(), kernel_host::exit::Failure> {
+    let overrides = Overrides::load(&context.runtime.overrides())?;
+    let sets: Vec<String> = context.launch.sets.iter().chain(&wanted.sets).cloned().collect();
+    Config::load_with(context.launch.config.as_deref(), &overrides, &sets)?;
+    Ok(())
+}

@@ -3,67 +3,16 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 use std::net::TcpListener;
-use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use system_tests::bitstream::units;
-use system_tests::build::{binaries, root};
-use system_tests::pipeline::{Part, Pipeline, free_rtp_port};
+use system_tests::pipeline::{Part, free_rtp_port};
+use system_tests::quad::{Quad, said};
 use system_tests::receiver::{assert_contiguous, decode};
 use system_tests::tools::{have, skip, within};
 use system_tests::wire::{Faults, Wire, in_order};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// An instance under `scripts/quad`. Dropping it takes it down.
-struct Quad {
-    pipeline: Pipeline,
-}
-
-impl Quad {
-    fn new(label: &str, port: u16) -> Quad {
-        let mut pipeline = Pipeline::new(label, port);
-        pipeline.set("capture.fps", "30").set("capture.max_latency_ms", "2000");
-        Quad { pipeline }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(root().join("scripts/quad"));
-        command.args(arguments).args(["--instance", self.pipeline.instance()]).stdin(Stdio::null());
-        command.env("QUAD_BIN_DIR", binaries()).env("XDG_RUNTIME_DIR", self.pipeline.folder());
-        command.env_remove("QUAD_LOG").env_remove("NOTIFY_SOCKET");
-        command.output().unwrap()
-    }
-
-    fn up(&self, more: &[&str]) -> Output {
-        let settings = self.pipeline.settings().iter().flat_map(|setting| ["--set", setting.as_str()]);
-        let arguments: Vec<&str> = ["up"].into_iter().chain(settings).chain(more.iter().copied()).collect();
-        self.run(&arguments)
-    }
-
-    fn status(&self) -> (Option<i32>, Value) {
-        let output = self.run(&["status", "--json"]);
-        (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default())
-    }
-
-    fn down(&self) {
-        let output = self.run(&["down"]);
-        assert!(output.status.success(), "{}", said(&output));
-        assert_eq!(self.pipeline.objects(), Vec::<String>::new());
-        assert!(!self.pipeline.runtime().exists(), "The runtime directory is removed");
-    }
-}
-
-impl Drop for Quad {
-    fn drop(&mut self) {
-        let _ = self.run(&["down"]);
-    }
-}
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
 
 #[test]
 fn up_streams_and_down_leaves_nothing() {

@@ -7,6 +7,7 @@ pub mod bitstream;
 pub mod build;
 pub mod direct;
 pub mod pipeline;
+pub mod quad;
 pub mod receiver;
 pub mod tools;
 pub mod wire;

@@ -220,12 +220,12 @@ impl Supervisor {
         }
         let context =
             Context { instance: &self.instance, runtime: &self.runtime, launch: &self.launch, table: &self.table };
-        let Some(unit) = self.units.iter_mut().find(|unit| unit.lease == kernel) else {
+        let Some(unit) = self.units.iter().find(|unit| unit.lease == kernel) else {
             let reply = self.unknown(kernel);
             client.answer(&reply);
             return;
         };
-        match Swap::start(client, unit, &context, wanted, now) {
+        match Swap::new(client, unit, &context, wanted, now) {
             Ok(swap) => self.swaps.push(swap),
             Err((mut client, reply)) => client.answer(&reply),
         }

@@ -36,9 +36,10 @@ pub struct Swap {
     pub client: Client,
     kernel: KernelName,
     wanted: Wanted,
-    /// Epoch and process before.
-    before: (u64, u32),
-    successor: u32,
+    /// Epoch before.
+    epoch_before: u64,
+    /// The process that is to take over, once it was started.
+    successor: Option<u32>,
     asked: Instant,
     wished: Option<u64>,
 }
@@ -54,32 +55,23 @@ pub enum Progress {
 }
 
 impl Swap {
-    /// Starts the successor. `Err`: why it cannot be.
-    pub fn start(
+    /// Checks what is asked. `Err`: why it cannot be.
+    pub fn new(
         client: Client,
-        unit: &mut Unit,
+        unit: &Unit,
         context: &Context<'_>,
         wanted: Wanted,
         now: Instant,
     ) -> Result<Swap, (Client, Reply)> {
-        let refuse = |client, exit, text: String| Err((client, Reply::failed(exit, text)));
         if let Err(error) = configuration(context, &wanted) {
-            return refuse(client, error.exit, error.to_string());
+            return Err((client, Reply::failed(error.exit, error.to_string())));
         }
         let Some(info) = context.info(&unit.lease).filter(|info| info.held) else {
-            return refuse(client, Exit::Temporary, format!("{} does not run; nothing to swap", unit.kernel.short()));
+            let text = format!("{} does not run; nothing to swap", unit.kernel.short());
+            return Err((client, Reply::failed(Exit::Temporary, text)));
         };
-        // A standby would be the candidate; it comes again after the swap.
-        unit.dismiss_standby();
-        match unit.start_successor(context, &wanted) {
-            Err(error) => refuse(client, Exit::Unavailable, error),
-            Ok(successor) => {
-                tracing::info!(kernel = %unit.kernel, successor, "Swapping");
-                let before = (info.epoch, info.pid);
-                let kernel = unit.kernel.clone();
-                Ok(Swap { client, kernel, wanted, before, successor, asked: now, wished: None })
-            }
-        }
+        let kernel = unit.kernel.clone();
+        Ok(Swap { client, kernel, wanted, epoch_before: info.epoch, successor: None, asked: now, wished: None })
     }
 
     /// The kernel it is about.
@@ -92,7 +84,26 @@ impl Swap {
         let ms = (now - self.asked).as_millis();
         let name = self.kernel.short();
         let Some(info) = context.info(&unit.lease) else { return Progress::Under };
-        if info.epoch > self.before.0 && info.pid == self.successor && info.held && info.state == KernelState::Running {
+        let Some(successor) = self.successor else {
+            // The one who handed over in an earlier swap stands by through its successor's probation; until that is
+            // over neither of the two may be disturbed.
+            let settled = unit.main.as_ref().is_some_and(|main| main.process.pid == info.pid);
+            if !settled && now < self.asked + SWAP_LIMIT {
+                return Progress::Under;
+            }
+            self.epoch_before = info.epoch;
+            // A standby would be the candidate; it comes again after the swap.
+            unit.dismiss_standby();
+            return match unit.start_successor(context, &self.wanted) {
+                Err(error) => Progress::Failed(Reply::failed(Exit::Unavailable, error)),
+                Ok(successor) => {
+                    tracing::info!(kernel = %unit.kernel, successor, "Swapping");
+                    self.successor = Some(successor);
+                    Progress::Under
+                }
+            };
+        };
+        if info.epoch > self.epoch_before && info.pid == successor && info.held && info.state == KernelState::Running {
             let carries = TelemetryReader::open(context.instance, &unit.lease, info.epoch)
                 .is_some_and(|page| page.snapshot().frames > 0);
             if carries {
@@ -101,17 +112,17 @@ impl Swap {
                 return Progress::Done(Reply::done(text));
             }
         }
-        if !unit.processes().any(|process| process.pid == self.successor) {
+        if !unit.processes().any(|process| process.pid == successor) {
             let text = format!("{name} was not swapped, its successor ended: {}", unit.last_words());
             return Progress::Failed(Reply::failed(Exit::Temporary, text));
         }
         if now > self.asked + SWAP_LIMIT {
-            unit.end_successor(self.successor, Signal::KILL);
+            unit.end_successor(successor, Signal::KILL);
             let last = unit.last_words();
             let text = format!("{name} was not swapped within {} s: {last}", SWAP_LIMIT.as_secs());
             return Progress::Failed(Reply::failed(Exit::Temporary, text));
         }
-        let ready = info.candidate_ready && info.candidate_pid == self.successor;
+        let ready = info.candidate_ready && info.candidate_pid == successor;
         if ready && self.wished != Some(info.candidate_ticket) {
             context.table.wish(&unit.lease, info.candidate_ticket);
             self.wished = Some(info.candidate_ticket);

@@ -13,8 +13,8 @@ use shm_protocol::telemetry::TelemetryReader;
 
 use super::backoff::{Backoff, Ending};
 use super::rotate::open_log;
-use crate::launch::Launch;
 use super::swap::Wanted;
+use crate::launch::Launch;
 use crate::process::{Process, Signal, last_line, write_pid_file};
 use crate::teardown::standby_pid_file;
 

@@ -1,0 +1,96 @@
+//! The encoder, and any other kernel, exchanged under the running stream.
+
+use std::time::Duration;
+use system_tests::bitstream::units;
+use system_tests::pipeline::{Part, free_rtp_port};
+use system_tests::quad::{Quad, said};
+use system_tests::receiver::{assert_contiguous, decode};
+use system_tests::tools::{have, skip, within};
+use system_tests::wire::{Faults, Wire, in_order, longest_gap};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Every frame that arrived on the wire, by the id burned into it.
+fn decoded_ids(wire: &Wire) -> Vec<u64> {
+    let packets = wire.packets();
+    let (ordered, faults) = in_order(&packets);
+    assert_eq!(faults, Faults { repeated: faults.repeated, ..Faults::default() });
+    let stream: Vec<u8> = units(&ordered).iter().flat_map(|unit| unit.annex_b()).collect();
+    decode(&stream, 1280, 720).clean()
+}
+
+#[test]
+fn swapping_the_encoder_loses_no_frame() {
+    if !have("ffmpeg") {
+        skip("swap_encoder: decoded frames", "ffmpeg is not installed");
+        return;
+    }
+    let port = free_rtp_port();
+    let wire = Wire::listen(port);
+    let quad = Quad::new("swap", port);
+    let output = quad.up(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    for swap in 1..=5u64 {
+        assert!(within(PATIENCE, || wire.units() as u64 >= 30 * swap));
+        let output = quad.run(&["swap", "encode", "--set", &format!("encode.gop={}", 30 * swap)]);
+        assert!(output.status.success(), "{}", said(&output));
+        let (code, status) = quad.status();
+        assert_eq!((code, &status["kernels"]["encode"]["epoch"]), (Some(0), &(swap + 1).into()), "{status}");
+    }
+    let before = wire.units();
+    assert!(within(PATIENCE, || wire.units() >= before + 45));
+    // What the last swap set holds for a process that is merely restarted, too.
+    let output = quad.run(&["restart", "encode"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let before = wire.units();
+    assert!(within(PATIENCE, || wire.units() >= before + 30));
+    quad.down();
+    eprintln!("longest gap on the wire: {:?}", longest_gap(&wire.packets()));
+    let ids = decoded_ids(&wire);
+    assert_eq!(ids.first(), Some(&1));
+    assert_contiguous(&ids);
+}
+
+#[test]
+fn every_kernel_can_be_swapped() {
+    let port = free_rtp_port();
+    let wire = Wire::listen(port);
+    let quad = Quad::new("swapall", port);
+    let output = quad.up(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    for part in Part::ALL {
+        assert!(within(PATIENCE, || wire.units() >= 30));
+        let output = quad.run(&["swap", part.short()]);
+        assert!(output.status.success(), "{part:?}: {}", said(&output));
+        let before = wire.units();
+        assert!(within(PATIENCE, || wire.units() >= before + 30), "{part:?}");
+    }
+    quad.down();
+    let (_, faults) = in_order(&wire.packets());
+    assert_eq!(faults, Faults { repeated: faults.repeated, ..Faults::default() });
+}
+
+#[test]
+fn a_swap_that_fails_leaves_the_old_encoder_at_work() {
+    let port = free_rtp_port();
+    let wire = Wire::listen(port);
+    let quad = Quad::new("swapfail", port);
+    let output = quad.up(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let pid = quad.status().1["kernels"]["encode"]["pid"].clone();
+    for (arguments, code, reason) in [
+        (vec!["swap", "encode", "--binary", "/bin/true"], 75, "its successor ended"),
+        (vec!["swap", "encode", "--binary", "/nonexistent"], 64, "cannot be used"),
+        (vec!["swap", "encode", "--set", "encode.codec=mpeg2"], 78, "encode.codec"),
+        (vec!["swap", "encode", "--set", "capture.fps=10"], 64, "begin with encode."),
+        (vec!["swap", "encoder"], 64, "encoder"),
+    ] {
+        let output = quad.run(&arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains(reason), "{arguments:?}: {}", said(&output));
+    }
+    let before = wire.units();
+    assert!(within(PATIENCE, || wire.units() >= before + 30));
+    assert_eq!(quad.status().1["kernels"]["encode"]["pid"], pid);
+    quad.down();
+}

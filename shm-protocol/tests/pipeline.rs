@@ -125,6 +125,24 @@ fn frames_pass_by_reference_through_memfd() {
 }
 
 #[test]
+fn the_dma_buf_kind_works_or_is_refused_with_the_reason() {
+    use shm_protocol::pool::{Pool, PoolSpec};
+    if std::path::Path::new("/dev/udmabuf").exists() {
+        return frames_go_through_by_reference(PoolKind::DmaBuf);
+    }
+    let spec = PoolSpec {
+        ring_uid: 1,
+        generation: 1,
+        kind: PoolKind::DmaBuf,
+        buffers: 4,
+        buffer_bytes: 4096,
+        name: "no-dma-buf".to_owned(),
+    };
+    let refused = Pool::create(spec).unwrap_err().to_string();
+    assert!(refused.contains("/dev/udmabuf") && refused.contains("memfd"), "{refused}");
+}
+
+#[test]
 fn a_restarted_stage_resumes_at_the_first_unfinished_frame() {
     let instance = Instance::new("resume");
     let a = instance.lease("capture.main");

@@ -158,7 +158,7 @@ impl Encoding {
         let opened = select::open(self.config.backend.name(), &settings).map_err(failure)?;
         for passed in opened.considered.iter().filter(|c| c.refused.is_some()) {
             let reason = passed.refused.as_ref().map(ToString::to_string).unwrap_or_default();
-            tracing::info!(backend = passed.backend, reason, "An encoder was passed over");
+            tracing::debug!(backend = passed.backend, reason, "An encoder was passed over");
         }
         let encoder = opened.encoder;
         let bytes = au_buffer_bytes(encoder.codec(), format);

@@ -109,7 +109,15 @@ pub fn last_line(path: &Path, offset: u64) -> Option<String> {
     let text = fs::read(path).ok()?;
     let from = usize::try_from(offset).ok().filter(|from| *from <= text.len()).unwrap_or(0);
     let text = String::from_utf8_lossy(&text[from..]).into_owned();
-    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+    let said = |line: &&str| !line.is_empty();
+    // Two processes may write to one log (a swap): an error says more than what came after it.
+    let error = text
+        .lines()
+        .rev()
+        .map(str::trim)
+        .filter(said)
+        .find_map(|line| line.split_once(" ERROR ").map(|(_, text)| text));
+    error.or_else(|| text.lines().rev().map(str::trim).find(said)).map(str::to_owned)
 }
 
 #[cfg(test)]

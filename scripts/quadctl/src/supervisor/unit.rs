@@ -307,7 +307,12 @@ impl Unit {
         self.killed = None;
         let asked_for = std::mem::take(&mut self.restarting);
         if let Some(standby) = self.standby.take() {
-            tracing::warn!(kernel = %self.kernel, pid, %ending, successor = standby.process.pid, "The standby takes over");
+            let successor = standby.process.pid;
+            if ending == Ending::Code(0) {
+                tracing::info!(kernel = %self.kernel, pid, successor, "The predecessor has ended");
+            } else {
+                tracing::warn!(kernel = %self.kernel, pid, %ending, successor, "The standby takes over");
+            }
             let _ = std::fs::remove_file(standby_pid_file(context.runtime, &self.kernel));
             write_pid_file(&context.runtime.pid(&self.kernel), &standby.process);
             self.main = Some(standby);

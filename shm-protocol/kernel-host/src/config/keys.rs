@@ -110,7 +110,10 @@ pub(super) fn unknown_key(at: &str, section: &str, leaf: &str) -> ConfigError {
     let by_key = keys()
         .iter()
         .map(|k| {
-            let typed = strsim::damerau_levenshtein(leaf, k.leaf());
+            // A unit is left out more often than a letter is typed wrongly: bitrte is nearest to bitrate_kbps.
+            let unitless = k.leaf().trim_end_matches("_kbps").trim_end_matches("_ms").trim_end_matches("_bytes");
+            let typed =
+                strsim::damerau_levenshtein(leaf, k.leaf()).min(1 + strsim::damerau_levenshtein(leaf, unitless));
             // A word that begins the key, or begins with it, left out or added a unit: bitrate, qp_value.
             let shared = leaf.len().min(k.leaf().len());
             let begun = shared >= 2 && (leaf.starts_with(k.leaf()) || k.leaf().starts_with(leaf));

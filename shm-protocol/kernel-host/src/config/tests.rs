@@ -60,6 +60,7 @@ fn an_unknown_key_names_the_nearest_known_one() {
     for (text, given, nearest) in [
         ("[encode]\nbitrate = 5", "encode.bitrate", "encode.bitrate_kbps"),
         ("[encode]\nbitrte_kbps = 5", "encode.bitrte_kbps", "encode.bitrate_kbps"),
+        ("[encode]\nbitrte = 5", "encode.bitrte", "encode.bitrate_kbps"),
         ("[encoder]\ncodec = \"h264\"", "encoder", "encode"),
         ("bitrate_kbps = 5", "bitrate_kbps", "encode.bitrate_kbps"),
         ("[net.rtp]\ndestinatoin = \"\"", "net.rtp.destinatoin", "net.rtp.destination"),

@@ -17,11 +17,9 @@ const DEATHS: usize = 2;
 
 fn pipeline(label: &str, port: u16) -> Pipeline {
     let mut pipeline = Pipeline::new(label, port);
-    pipeline.set("capture.width", "1280").set("capture.height", "720").set("capture.fps", "30");
-    // A busy machine may take long to start a process: the rings are to bridge it, not to drop for latency; and at
-    // half of the usual rate an encoder that shares its core still keeps up, so that whatever is lost was lost by us.
-    pipeline.set("capture.max_latency_ms", "2000").set("capture.slots", "32").set("process.slots", "32");
-    pipeline.set("encode.slots", "32").set("encode.backend", "openh264");
+    pipeline.set("capture.width", "1280").set("capture.height", "720").set("encode.backend", "openh264");
+    // A busy machine may keep a living kernel from its core for longer than three frames: that is no loss of ours.
+    pipeline.set("capture.max_latency_ms", "2000");
     pipeline
 }
 

@@ -200,6 +200,10 @@ impl Candidate {
         let bridged_death = before != KernelState::Absent as u64 && before != KernelState::Stopped as u64;
         let predecessor_lingers = bridged_death && !wait_for_exit(record);
         let epoch = record.epoch.load(Ordering::Acquire).wrapping_add(1);
+        crash_point!((), "lease: before the heartbeat");
+        // Before the state: whoever sees a holder at work sees a heart that beat just now, and not the silence
+        // since its predecessor's last.
+        record.heartbeat_ns.store(monotonic_ns(), Ordering::Relaxed);
         crash_point!((), "lease: before the state");
         // Before the pid: dead from here on, this process has died at work and its successor bridges.
         record.state.store(KernelState::Recovering as u64, Ordering::Release);
@@ -207,7 +211,6 @@ impl Candidate {
         record.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
         crash_point!((), "lease: before the start time");
         record.start_time.store(start_time(std::process::id()).unwrap_or(0), Ordering::Relaxed);
-        record.heartbeat_ns.store(monotonic_ns(), Ordering::Relaxed);
         crash_point!((), "lease: before the epoch");
         // SYNC: lease-epoch (release side): from here on every handle of an older epoch is fenced.
         record.epoch.store(epoch, Ordering::Release);

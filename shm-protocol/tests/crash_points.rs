@@ -277,6 +277,28 @@ fn die_at(w: &World, scenario: Scenario, at: u64) -> bool {
     }
 }
 
+/// A watchdog that looks between any two steps of a start must not take the newcomer for a hung holder: it would kill
+/// a healthy process.
+#[test]
+fn a_starting_holder_never_looks_as_if_it_had_been_silent() {
+    use shm_protocol::lease::KernelState;
+    let case = case("lease");
+    let ledger = Ledger::new();
+    let mut seen = 0;
+    for number in 0..points(case).len() as u64 {
+        let w = World::new(&format!("silent{number}"), ledger);
+        assert!(die_at(&w, lease, number));
+        let table = w.instance.table();
+        let Some(info) = table.find(CAPTURE).map(|index| table.info(index)) else { continue };
+        if matches!(info.state, KernelState::Recovering | KernelState::Running) {
+            seen += 1;
+            let silent_ms = shm_protocol::clock::monotonic_ns().saturating_sub(info.heartbeat_ns) / 1_000_000;
+            assert!(silent_ms < 10_000, "point {number}: silent for {silent_ms} ms as it seems");
+        }
+    }
+    assert!(seen > 3, "the states in question were seen");
+}
+
 /// The points a scenario passes from a fresh start.
 fn points(case: &Case) -> Vec<&'static str> {
     let w = World::new("count", Ledger::new());

@@ -98,6 +98,8 @@ pub struct Pipeline {
 impl Pipeline {
     /// An instance that sends to `rtp_port`, not started yet.
     pub fn new(label: &str, rtp_port: u16) -> Pipeline {
+        // Built now: a receiver that is started next must not wait for the compiler.
+        binaries();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let http_port = free_http_port();

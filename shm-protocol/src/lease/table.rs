@@ -274,13 +274,15 @@ impl LeaseTable {
     /// A lease record, copied out.
     pub fn info(&self, index: usize) -> LeaseInfo {
         let record = self.record(index);
+        // The state first: a heartbeat read after "recovering" is at least as new as that.
+        let state = KernelState::from_code(record.state.load(Ordering::Acquire));
         LeaseInfo {
             kernel: self.name_of(index),
             epoch: record.epoch.load(Ordering::Acquire),
             pid: record.pid.load(Ordering::Relaxed) as u32,
             start_time: record.start_time.load(Ordering::Relaxed),
             heartbeat_ns: record.heartbeat_ns.load(Ordering::Relaxed),
-            state: KernelState::from_code(record.state.load(Ordering::Relaxed)),
+            state,
             held: self.is_held(index),
             candidate_ticket: record.cand_ticket.load(Ordering::Relaxed),
             // A holder that has not finished its recovery was the candidate itself a moment ago.

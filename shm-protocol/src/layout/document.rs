@@ -87,7 +87,7 @@ fn every_test_the_document_names_exists() {
         include_str!("../futex/model.rs"),
         include_str!("../lease/tests.rs"),
         include_str!("../slot.rs"),
-        include_str!("../descriptor.rs"),
+        include_str!("../descriptor/tests.rs"),
         include_str!("../fdpass/message.rs"),
         include_str!("../../tests/pipeline.rs"),
         include_str!("../../tests/lease_takeover.rs"),

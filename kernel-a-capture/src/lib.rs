@@ -12,3 +12,4 @@ pub mod paint;
 pub mod run;
 pub mod source;
 pub mod sources;
+pub mod warm;

@@ -39,6 +39,8 @@ pub fn open(
                 height: capture.height.unwrap_or(720),
                 fps: capture.fps.unwrap_or(Rational { num: 60, den: 1 }),
                 live,
+                // Without a rate a lossless pattern is as fast as who reads it.
+                held_back: capture.fps.is_some(),
                 resume_pos: predecessor.position,
             };
             return Ok(Some(Box::new(PatternSource::new(&options).map_err(failed)?)));

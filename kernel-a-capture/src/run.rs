@@ -2,6 +2,7 @@
 
 use crate::open::{Predecessor, open};
 use crate::source::{Captured, FrameRequest, Source, Wait};
+use crate::warm::Warm;
 use kernel_host::args::KernelArgs;
 use kernel_host::config::{Memory, Source as Configured};
 use kernel_host::exit::{Exit, Failure};
@@ -26,7 +27,7 @@ use std::time::Duration;
 /// # Errors
 /// [`Failure`] with the exit code for the supervisor.
 pub fn run(args: &KernelArgs) -> Result<(), Failure> {
-    match Kernel::start(args, Kind::Capture)? {
+    match Kernel::start(args, Kind::Capture, &mut Warm::default())? {
         Some(kernel) => kernel.serve(capture),
         None => Ok(()),
     }
@@ -40,10 +41,12 @@ fn capture(kernel: &mut Kernel) -> Result<(), Failure> {
     let (mut ring, _) = Producer::open(&kernel.lease, &spec, &kernel.directory).map_err(kernel::open)?;
     let predecessor = Predecessor { position: ring.source_position(), header: ring.memo() };
     let stop = kernel.stop.flag();
-    // A pipe's writer may keep us waiting for as long as it likes: that is no hang.
-    let patience = (config.source == Configured::File).then(|| Patience::start(kernel.lease.pulse()));
+    // A pipe's writer may keep us waiting for as long as it likes, and so may the grid of a slow rate: that is no hang.
+    let slow = config.fps.is_some_and(|fps| fps.interval_ns() > kernel::LONGEST_SLEEP_NS);
+    let patience = (config.source == Configured::File || slow).then(|| Patience::start(kernel.lease.pulse()));
+    let patience = patience.as_ref();
     kernel.telemetry.set_backend(config.source.name());
-    let Some(mut source) = open(&config, &predecessor, &stop)? else { return Ok(()) };
+    let Some(mut source) = waiting(patience, || open(&config, &predecessor, &stop))? else { return Ok(()) };
     let format = *source.format();
     if spec.policy == Policy::Live {
         ring.set_max_latency_ns(config.max_latency_ns(format.fps));
@@ -74,10 +77,10 @@ fn capture(kernel: &mut Kernel) -> Result<(), Failure> {
         {
             ring.set_max_latency_ns(config.max_latency_ns(format.fps));
         }
-        if patience.is_some() {
+        if config.source == Configured::File {
             ring.set_memo(source.stream_header());
         }
-        match source.wait(&stop).map_err(|error| Failure::recover(error.recovery(), error))? {
+        match waiting(patience, || source.wait(&stop)).map_err(|error| Failure::recover(error.recovery(), error))? {
             Wait::Ready => {}
             Wait::Stopped => break,
             Wait::End => return drain(kernel, &ring),
@@ -94,7 +97,7 @@ fn capture(kernel: &mut Kernel) -> Result<(), Failure> {
             }
             continue;
         };
-        match fill(kernel, &mut ring, source.as_mut(), claim, frame_id, &format, &stop)? {
+        match fill(kernel, &mut ring, (source.as_mut(), patience), claim, frame_id, &format, &stop)? {
             Filled::Published => frame_id += 1,
             Filled::Nothing => {}
             Filled::End => return drain(kernel, &ring),
@@ -119,7 +122,7 @@ enum Filled {
 fn fill(
     kernel: &Kernel,
     ring: &mut Producer,
-    source: &mut dyn Source,
+    (source, patience): (&mut dyn Source, Option<&Patience>),
     claim: Claim,
     frame_id: u64,
     format: &VideoFormat,
@@ -129,7 +132,8 @@ fn fill(
     let buffer_index = claim.index();
     let pixels = PixelsWrite::new(format, ring.buffer(&claim)).map_err(|error| Failure::new(Exit::Internal, error))?;
     let mut request = FrameRequest { frame_id, buffer_index, buffer_fresh: false, pixels };
-    let captured = source.fill(&mut request, stop).map_err(|error| Failure::recover(error.recovery(), error));
+    let captured = waiting(patience, || source.fill(&mut request, stop))
+        .map_err(|error| Failure::recover(error.recovery(), error));
     let times = match captured {
         Ok(Captured::Frame(times)) => times,
         other => {
@@ -168,26 +172,38 @@ fn drain(kernel: &mut Kernel, ring: &Producer) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Beats while the loop may be waiting for a writer.
+/// Beats for the loop while that waits for something outside.
 struct Patience {
+    waits: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
+}
+
+/// Lets patience beat for as long as `wait` takes, and no longer: a loop that hangs elsewhere must look hung.
+fn waiting<T>(patience: Option<&Patience>, wait: impl FnOnce() -> T) -> T {
+    let set = |waits| patience.iter().for_each(|patience| patience.waits.store(waits, Ordering::Relaxed));
+    set(true);
+    let result = wait();
+    set(false);
+    result
 }
 
 impl Patience {
     fn start(pulse: Pulse) -> Patience {
-        let over = Arc::new(AtomicBool::new(false));
-        let ends = Arc::clone(&over);
+        let (waits, over) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let patience = Patience { waits: Arc::clone(&waits), over: Arc::clone(&over) };
         const BEAT: Duration = Duration::from_millis(25);
         let spawned = std::thread::Builder::new().name("patience".to_owned()).spawn(move || {
-            while !ends.load(Ordering::Relaxed) {
-                pulse.beat();
+            while !over.load(Ordering::Relaxed) {
+                if waits.load(Ordering::Relaxed) {
+                    pulse.beat();
+                }
                 std::thread::sleep(BEAT);
             }
         });
         if let Err(error) = spawned {
             tracing::warn!(%error, "No thread for patience: a slow writer may count as a hang");
         }
-        Patience { over }
+        patience
     }
 }
 

@@ -8,3 +8,4 @@ pub mod engine;
 pub mod engines;
 pub mod error;
 pub mod run;
+pub mod warm;

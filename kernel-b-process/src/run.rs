@@ -3,6 +3,7 @@
 use crate::color::Matrix;
 use crate::engine::{Conversion, Engine, Plan, Rect, Rotation, Wish, plan};
 use crate::engines::cpu::CpuEngine;
+use crate::warm::Warm;
 use kernel_host::args::KernelArgs;
 use kernel_host::config::{Engine as ConfiguredEngine, Memory, Process};
 use kernel_host::exit::{Exit, Failure};
@@ -11,7 +12,7 @@ use kernel_host::name::Kind;
 use shm_protocol::clock::monotonic_ns;
 use shm_protocol::descriptor::{FrameDetails, FrameHead, StageTime, StreamFormat, TombstoneReason, flag};
 use shm_protocol::frame::{PixelFormat, Rational, VideoFormat};
-use shm_protocol::input::Taken;
+use shm_protocol::input::{FrameError, Taken};
 use shm_protocol::output::Producer;
 use shm_protocol::pixels::PixelsWrite;
 use shm_protocol::pool::PoolKind;
@@ -23,8 +24,9 @@ use shm_protocol::telemetry::{Counter, Measure};
 /// # Errors
 /// [`Failure`] with the exit code for the supervisor.
 pub fn run(args: &KernelArgs) -> Result<(), Failure> {
-    match Kernel::start(args, Kind::Process)? {
-        Some(kernel) => kernel.serve(process),
+    let mut warm = Warm::default();
+    match Kernel::start(args, Kind::Process, &mut warm)? {
+        Some(kernel) => kernel.serve(|kernel| process(kernel, &mut warm)),
         None => Ok(()),
     }
 }
@@ -40,6 +42,8 @@ enum Work {
 struct Processor {
     config: Process,
     wish: Wish,
+    /// What was made ready before the lease came.
+    warm: Warm,
     work: Option<(VideoFormat, Work)>,
     /// The pool (ring, generation) that the output ring names for frames passed on.
     named: Option<(u32, u32)>,
@@ -47,7 +51,7 @@ struct Processor {
     depth: usize,
 }
 
-fn process(kernel: &mut Kernel) -> Result<(), Failure> {
+fn process(kernel: &mut Kernel, warm: &mut Warm) -> Result<(), Failure> {
     let name = kernel.name.name.clone();
     let Some(config) = kernel.config.process(&name).cloned() else { return Ok(()) };
     if matches!(config.engine, ConfiguredEngine::Vulkan | ConfiguredEngine::OpenCl) {
@@ -59,7 +63,8 @@ fn process(kernel: &mut Kernel) -> Result<(), Failure> {
     let (output, _) = Producer::open(&kernel.lease, &spec, &kernel.directory).map_err(kernel::open)?;
     let Some(input) = kernel.attach(&config.input)? else { return Ok(()) };
     let depth = kernel.config.by_reference_depth(&name).unwrap_or(4).max(1) as usize;
-    let mut processor = Processor { wish: wish(&config), config, work: None, named: None, depth };
+    let mut processor =
+        Processor { wish: wish(&config), config, warm: std::mem::take(warm), work: None, named: None, depth };
     let mut stage = Stage::new(input, output, 0);
     kernel.telemetry.set_backend("cpu");
     kernel.running();
@@ -83,7 +88,7 @@ fn process(kernel: &mut Kernel) -> Result<(), Failure> {
     Ok(())
 }
 
-fn wish(config: &Process) -> Wish {
+pub(crate) fn wish(config: &Process) -> Wish {
     let rotation = Rotation::from_degrees(config.rotate.name().parse().unwrap_or(0)).unwrap_or(Rotation::None);
     Wish {
         format: Some(config.format.pixel_format()),
@@ -125,7 +130,10 @@ impl Processor {
         let pool = (taken.head.buffer.ring_uid, taken.head.buffer.generation);
         if matches!(work, Work::Pass) && self.named != Some(pool) {
             // Mapped here too, so that this kernel can hand it on when its producer is dead.
-            let mapped = stage.input.pool(taken).map_err(|error| Failure::new(Exit::Temporary, error))?;
+            let mapped = match stage.input.pool(taken) {
+                Ok(mapped) => mapped,
+                Err(error) => return refuse(kernel, stage, taken, error).map(|()| None),
+            };
             stage.name_pool(mapped.spec()).map_err(kernel::object)?;
             self.named = Some(pool);
         }
@@ -163,7 +171,8 @@ impl Processor {
                 };
                 stage.output.set_pool(kind, output.frame_bytes(), kernel.runtime.path()).map_err(kernel::object)?;
                 stage.output.set_format(&StreamFormat::Video(output)).map_err(kernel::ring)?;
-                let engine: Box<dyn Engine> = Box::new(CpuEngine::new(&conversion));
+                let warm = self.warm.take(&conversion);
+                let engine = warm.unwrap_or_else(|| Box::new(CpuEngine::new(&conversion)));
                 let to: PixelFormat = output.pixel_format;
                 let path = format!(
                     "{} {}: {} {}x{} to {} {}x{}",
@@ -235,10 +244,16 @@ fn convert(
             None => return Ok(false),
         }
     };
-    let ran = stage.input.pixels(taken, format).map_err(|error| error.to_string()).and_then(|input| {
-        let mut pixels = PixelsWrite::new(output, stage.output.buffer(&claim)).map_err(|error| error.to_string())?;
-        engine.run(&input, &mut pixels).map_err(|error| error.to_string())
-    });
+    let input = match stage.input.pixels(taken, format) {
+        Ok(input) => input,
+        Err(error) => {
+            stage.output.abort(claim).map_err(kernel::ring)?;
+            return refuse(kernel, stage, taken, error).map(|()| false);
+        }
+    };
+    let ran = PixelsWrite::new(output, stage.output.buffer(&claim))
+        .map_err(|error| error.to_string())
+        .and_then(|mut pixels| engine.run(&input, &mut pixels).map_err(|error| error.to_string()));
     if let Err(error) = ran {
         tracing::warn!(error, frame_id = taken.head.key.id(), "A frame could not be processed");
         kernel.telemetry.error();
@@ -252,6 +267,16 @@ fn convert(
     kernel.telemetry.add(Counter::CopiedBytes, u64::from(len));
     stage.harvest().map_err(kernel::ring)?;
     Ok(true)
+}
+
+/// A frame whose bytes cannot be had: said so in the ring, unless another process might reach them.
+fn refuse(kernel: &mut Kernel, stage: &mut Stage, taken: &Taken, error: FrameError) -> Result<(), Failure> {
+    if error.is_transient() {
+        return Err(Failure::new(Exit::Temporary, error));
+    }
+    tracing::warn!(%error, "A frame was refused");
+    kernel.telemetry.error();
+    tombstone(kernel, stage, taken, TombstoneReason::BadFrame)
 }
 
 fn tombstone(kernel: &mut Kernel, stage: &mut Stage, taken: &Taken, reason: TombstoneReason) -> Result<(), Failure> {

@@ -11,3 +11,4 @@ pub mod run;
 pub mod select;
 pub mod settings;
 pub mod sink;
+pub mod warm;

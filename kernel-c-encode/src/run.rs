@@ -5,6 +5,7 @@ use crate::error::{EncoderError, SinkError};
 use crate::select;
 use crate::settings::{EncoderSettings, Gop, H264Profile, Preset, RateControl};
 use crate::sink::RingSink;
+use crate::warm::Warm;
 use kernel_host::args::KernelArgs;
 use kernel_host::config::{Backend, Encode, RateControl as ConfiguredRateControl};
 use kernel_host::exit::{Exit, Failure};
@@ -26,20 +27,21 @@ use std::time::Duration;
 /// # Errors
 /// [`Failure`] with the exit code for the supervisor.
 pub fn run(args: &KernelArgs) -> Result<(), Failure> {
-    match Kernel::start(args, Kind::Encode)? {
-        Some(kernel) => kernel.serve(encode),
+    let mut warm = Warm::default();
+    match Kernel::start(args, Kind::Encode, &mut warm)? {
+        Some(kernel) => kernel.serve(|kernel| encode(kernel, &mut warm)),
         None => Ok(()),
     }
 }
 
-fn encode(kernel: &mut Kernel) -> Result<(), Failure> {
+fn encode(kernel: &mut Kernel, warm: &mut Warm) -> Result<(), Failure> {
     let Some(config) = kernel.config.encode(&kernel.name.name).cloned() else { return Ok(()) };
     let spec = kernel.ring_spec(Rational { num: 60, den: 1 });
     let (output, _) = Producer::open(&kernel.lease, &spec, &kernel.directory).map_err(kernel::open)?;
     let Some(input) = kernel.attach(&config.input)? else { return Ok(()) };
     let mut stage = Stage::new(input, output, 0);
     let bitrate_kbps = stage.output.requests().last_bitrate_kbps().unwrap_or(config.bitrate_kbps);
-    let mut encoding = Encoding { config, open: None, bitrate_kbps };
+    let mut encoding = Encoding { config, warm: std::mem::take(warm), open: None, begins: true, bitrate_kbps };
     kernel.telemetry.set_backend(encoding.config.backend.name());
     kernel.running();
     let mut interval_ns = 0;
@@ -80,7 +82,11 @@ fn paused(output: &Producer) -> bool {
 
 struct Encoding {
     config: Encode,
+    /// What was made ready before the lease came.
+    warm: Warm,
     open: Option<(VideoFormat, Box<dyn Encoder>)>,
+    /// Nothing of the encoder in use is out yet: it has to begin with an IDR.
+    begins: bool,
     bitrate_kbps: u32,
 }
 
@@ -113,6 +119,7 @@ impl Encoding {
         follow_bitrate(kernel, &stage.output, encoder.as_mut(), &asked, &mut self.bitrate_kbps);
         let pixels = match stage.input.pixels(taken, &format) {
             Ok(pixels) => pixels,
+            Err(error) if error.is_transient() => return Err(Failure::new(Exit::Temporary, error)),
             Err(error) => {
                 tracing::warn!(%error, "A frame was refused");
                 kernel.telemetry.error();
@@ -123,7 +130,7 @@ impl Encoding {
             pixels,
             key: Key { source_id: taken.head.key.id(), sub: taken.head.key.sub() },
             pts_ns: u64::try_from(details.source_pts_ns).unwrap_or(0),
-            force_idr: asked.idr.is_some(),
+            force_idr: asked.idr.is_some() || self.begins,
             idr_count: stage.output.idr_count() as u32,
         };
         let mut sink = RingSink::new(&mut stage.output, claim, taken, details);
@@ -139,6 +146,8 @@ impl Encoding {
         }
         let done_ns = monotonic_ns();
         if done.idr {
+            self.begins = false;
+            self.warm.clear();
             kernel.telemetry.add(Counter::Idrs, 1);
             if let Some(serial) = asked.idr {
                 stage.output.requests().idr_served(serial);
@@ -155,12 +164,13 @@ impl Encoding {
     /// Opens the encoder for frames of a new format.
     fn open(&mut self, kernel: &Kernel, output: &mut Producer, format: &VideoFormat) -> Result<(), Failure> {
         let settings = settings(&self.config, format, self.bitrate_kbps, output.idr_count() as u32)?;
-        let opened = select::open(self.config.backend.name(), &settings).map_err(failure)?;
-        for passed in opened.considered.iter().filter(|c| c.refused.is_some()) {
-            let reason = passed.refused.as_ref().map(ToString::to_string).unwrap_or_default();
-            tracing::debug!(backend = passed.backend, reason, "An encoder was passed over");
-        }
-        let encoder = opened.encoder;
+        let warm = self.warm.take(&settings);
+        let prepared = warm.is_some();
+        let encoder = match warm {
+            Some(encoder) => encoder,
+            None => open_cold(self.config.backend.name(), &settings)?,
+        };
+        self.begins = true;
         let bytes = au_buffer_bytes(encoder.codec(), format);
         output.set_pool(PoolKind::PosixShm, bytes, kernel.runtime.path()).map_err(kernel::object)?;
         output.set_format(&StreamFormat::Coded(encoder.codec(), *format)).map_err(kernel::ring)?;
@@ -174,6 +184,7 @@ impl Encoding {
             width = format.width,
             height = format.height,
             bitrate_kbps = self.bitrate_kbps,
+            prepared,
             "Encoding"
         );
         self.open = Some((*format, encoder));
@@ -181,8 +192,17 @@ impl Encoding {
     }
 }
 
+fn open_cold(backend: &str, settings: &EncoderSettings) -> Result<Box<dyn Encoder>, Failure> {
+    let opened = select::open(backend, settings).map_err(failure)?;
+    for passed in opened.considered.iter().filter(|c| c.refused.is_some()) {
+        let reason = passed.refused.as_ref().map(ToString::to_string).unwrap_or_default();
+        tracing::debug!(backend = passed.backend, reason, "An encoder was passed over");
+    }
+    Ok(opened.encoder)
+}
+
 /// The failure an encoder's error is: a missing library has an exit code of its own.
-fn failure(error: EncoderError) -> Failure {
+pub(crate) fn failure(error: EncoderError) -> Failure {
     match Exit::from_code(i32::from(error.exit_code())) {
         Some(exit) => Failure::new(exit, error),
         None => Failure::recover(error.recovery(), error),
@@ -250,7 +270,12 @@ fn au_buffer_bytes(codec: Codec, format: &VideoFormat) -> u64 {
     }
 }
 
-fn settings(config: &Encode, format: &VideoFormat, kbps: u32, idr_count: u32) -> Result<EncoderSettings, Failure> {
+pub(crate) fn settings(
+    config: &Encode,
+    format: &VideoFormat,
+    kbps: u32,
+    idr_count: u32,
+) -> Result<EncoderSettings, Failure> {
     let refuse = |key: &str, given: &str, allowed: &str| {
         Failure::new(Exit::Config, format!("encode.{key} = \"{given}\" is not possible: allowed is {allowed}"))
     };

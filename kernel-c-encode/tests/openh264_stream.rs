@@ -10,6 +10,7 @@ use kernel_c_encode::bitstream::h264::{DELIMITER_BYTES, SliceHeader, nal_type, t
 use kernel_c_encode::bitstream::h264_sps::Sps;
 use kernel_c_encode::encoder::{EncodeInput, Encoder, Key};
 use kernel_c_encode::settings::{EncoderSettings, Gop, H264Profile, RateControl};
+use kernel_c_encode::warm::{open_for_warm_up, warm_up};
 use shm_protocol::frame::{ChromaSiting, Codec, Colour, PixelFormat, Range, Rational, VideoFormat};
 use shm_protocol::pixels::PixelsRead;
 
@@ -87,6 +88,29 @@ fn consecutive_idr_pictures_differ_in_their_id_also_across_restarts() {
     assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "{ids:?}");
     let parity: Vec<u32> = ids.iter().map(|id| id % 2).collect();
     assert_eq!(parity, [1, 0, 1, 0, 1, 0, 1], "{ids:?}");
+}
+
+#[test]
+fn an_encoder_that_was_warmed_up_goes_on_as_a_new_one_would() {
+    let mut settings = small(Codec::H264);
+    settings.gop = Gop::Infinite;
+    let mut bytes = vec![0; settings.format.frame_bytes() as usize];
+    fill(&settings.format, 0, 8, &mut bytes);
+    for idr_count in 0..4 {
+        settings.idr_count = idr_count;
+        let mut warm = open_for_warm_up("openh264", &settings).unwrap();
+        warm_up(warm.as_mut(), PixelsRead::from_slice(&settings.format, &bytes).unwrap()).unwrap();
+        let kept = run(warm.as_mut(), &settings.format, 5, &[0, 3], 8);
+        let cold = run(&mut OpenH264::open(&settings).unwrap(), &settings.format, 5, &[3], 8);
+        let kinds = |kept: &common::Keep| kept.units().iter().map(|(m, _)| (m.key, m.idr)).collect::<Vec<_>>();
+        assert_eq!(kinds(&kept), kinds(&cold));
+        let parity = |kept: &common::Keep| idr_pic_ids(&kept.stream()).iter().map(|id| id % 2).collect::<Vec<_>>();
+        assert_eq!(parity(&kept), parity(&cold), "{idr_count} IDR pictures before");
+        assert_eq!(first_sps(&kept.stream()), first_sps(&cold.stream()));
+        // The rate control saw the private picture, which costs the stream nothing.
+        let len = |kept: &common::Keep| kept.units()[0].1.len();
+        assert!(len(&kept) < 2 * len(&cold), "{} and {} bytes", len(&kept), len(&cold));
+    }
 }
 
 #[test]

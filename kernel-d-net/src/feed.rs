@@ -4,7 +4,7 @@ use crate::au::AuView;
 use crate::outputs::http::{AuCopy, AuInfo, HttpOutput, StreamFormat as PageFormat, avc_codec_string};
 use crate::outputs::rtp::stream::{RtpStream, Sent};
 use crate::run::ring;
-use kernel_host::exit::Failure;
+use kernel_host::exit::{Exit, Failure};
 use kernel_host::kernel::{Kernel, deadline_ns};
 use shm_protocol::clock::monotonic_ns;
 use shm_protocol::descriptor::{StageTime, StreamFormat, flag};
@@ -52,6 +52,13 @@ impl Feed {
     /// # Errors
     /// [`Failure`] when the ring is lost.
     pub fn run(mut self, kernel: &mut Kernel) -> Result<(), Failure> {
+        let ended = self.serve(kernel);
+        // However it ended, a successor must find the session.
+        self.outlet.rtp.iter_mut().for_each(RtpStream::keep_session);
+        ended
+    }
+
+    fn serve(&mut self, kernel: &mut Kernel) -> Result<(), Failure> {
         if self.outlet.rtp.as_ref().is_some_and(RtpStream::is_new) {
             // A stream that begins has nothing to show before an IDR.
             self.input.requester().request_idr();
@@ -131,6 +138,7 @@ impl Feed {
         let found = described.and_then(|format| Ok((format, view(&mut self.input, taken)?)));
         let (codec, format, au) = match found {
             Ok((Some((codec, format)), au)) => (codec, format, au),
+            Err(error) if error.is_transient() => return Err(Failure::new(Exit::Temporary, error)),
             other => {
                 if let Err(error) = other {
                     tracing::warn!(%error, "An access unit was refused");

@@ -11,3 +11,4 @@ pub mod outputs;
 pub mod payload;
 pub mod run;
 pub mod transmit;
+pub mod warm;

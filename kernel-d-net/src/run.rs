@@ -1,8 +1,9 @@
 //! The ring loop of kernel D: take an access unit, send it everywhere, release it when it is out.
 
 use crate::feed::{Feed, Outlet};
-use crate::outputs::http::{HttpConfig, HttpError, HttpOutput, StatusSource};
+use crate::outputs::http::{HttpConfig, HttpError, HttpOutput, HttpRuntime, StatusSource};
 use crate::outputs::rtp::stream::RtpStream;
+use crate::warm::Warm;
 use kernel_host::args::KernelArgs;
 use kernel_host::config::{Config, Http, Net, Transmit};
 use kernel_host::exit::{Exit, Failure};
@@ -19,8 +20,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// # Errors
 /// [`Failure`] with the exit code for the supervisor.
 pub fn run(args: &KernelArgs) -> Result<(), Failure> {
-    match Kernel::start(args, Kind::Net)? {
-        Some(kernel) => kernel.serve(net),
+    let mut warm = Warm::default();
+    match Kernel::start(args, Kind::Net, &mut warm)? {
+        Some(kernel) => kernel.serve(|kernel| net(kernel, &mut warm)),
         None => Ok(()),
     }
 }
@@ -38,7 +40,7 @@ impl StatusSource for InstanceStatus {
     }
 }
 
-fn refuse_absent(net: &Net) -> Result<(), Failure> {
+pub(crate) fn refuse_absent(net: &Net) -> Result<(), Failure> {
     let absent = [
         ("net.rdp", net.rdp.as_ref().is_some_and(|o| o.enabled)),
         ("net.srt", net.srt.as_ref().is_some_and(|o| o.enabled)),
@@ -54,21 +56,30 @@ fn refuse_absent(net: &Net) -> Result<(), Failure> {
     }
 }
 
-fn start_http(kernel: &Kernel, http: &Http, wanted: Arc<AtomicBool>) -> Result<Arc<HttpOutput>, Failure> {
+fn start_http(
+    kernel: &Kernel,
+    http: &Http,
+    runtime: Option<HttpRuntime>,
+    wanted: Arc<AtomicBool>,
+) -> Result<Arc<HttpOutput>, Failure> {
     let mut config = HttpConfig::new(http.listen);
     config.token = http.token.as_ref().map(|token| token.expose().to_owned());
     config.allowed_hosts =
         http.allowed_hosts.iter().flat_map(|hosts| hosts.split(',')).map(|host| host.trim().to_owned()).collect();
     let status = Arc::new(InstanceStatus { config: kernel.config.clone(), runtime: kernel.runtime.clone() });
     let request = Arc::new(move || wanted.store(true, Ordering::Relaxed));
-    HttpOutput::start(config, status, request).map(Arc::new).map_err(|error| match error {
+    let started = match runtime {
+        Some(runtime) => HttpOutput::start_in(runtime, config, status, request),
+        None => HttpOutput::start(config, status, request),
+    };
+    started.map(Arc::new).map_err(|error| match error {
         // Whoever has the port may go: worth another try, unlike a wrong key.
         HttpError::AddressInUse { .. } => Failure::new(Exit::Unavailable, error),
         error => Failure::recover(error.recovery(), error),
     })
 }
 
-fn net(kernel: &mut Kernel) -> Result<(), Failure> {
+fn net(kernel: &mut Kernel, warm: &mut Warm) -> Result<(), Failure> {
     let Some(net) = kernel.config.net(&kernel.name.name).cloned() else { return Ok(()) };
     refuse_absent(&net)?;
     let input = |name: &str| KernelName::new(Kind::Encode, name).map_err(Failure::from);
@@ -81,7 +92,7 @@ fn net(kernel: &mut Kernel) -> Result<(), Failure> {
         (Some(rtp), Some(from)) => Some(RtpStream::open(kernel, rtp, &net, from)?),
         _ => None,
     };
-    let page = http.map(|http| start_http(kernel, http, Arc::clone(&idr_wanted))).transpose()?;
+    let page = http.map(|http| start_http(kernel, http, warm.runtime.take(), Arc::clone(&idr_wanted))).transpose()?;
     kernel.telemetry.set_backend("udp");
     write_outputs(kernel, stream.as_ref(), page.as_deref());
     let same = rtp_from == http_from;

@@ -6,6 +6,7 @@
 pub mod batch;
 #[cfg(test)]
 pub mod conformance;
+pub mod outbox;
 pub mod udp;
 
 use shm_protocol::error::Recovery;
@@ -46,6 +47,10 @@ pub trait Transmit {
     /// Sends the packets of `batch` from the first on. Packets the network refuses are dropped and counted: a stream
     /// goes on whatever happens behind the socket.
     fn send(&mut self, batch: &Batch<'_, '_>) -> Outcome;
+
+    /// Says before [`Transmit::send`] what its batch is: `stamp` names the access unit, `first_packet` is its packet
+    /// that the batch begins with. For implementations that keep note of what they sent beyond the process's end.
+    fn stamp(&mut self, _stamp: u64, _first_packet: u32) {}
 
     /// Gives up `packets` packets that waited too long: counts them.
     fn give_up(&mut self, packets: usize);

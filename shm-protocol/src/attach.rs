@@ -9,6 +9,7 @@ use crate::names;
 use crate::ring::{ControlMemory, ControlRef};
 use crate::segment::{Access, Segment};
 use crate::sync::{AtomicU64, Ordering};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// What a ring's slots carry.
@@ -57,8 +58,29 @@ pub struct RingSpec {
     pub roles: Vec<RoleSpec>,
 }
 
-struct MappedControl {
+impl RingSpec {
+    /// Whether its producer gives ids rather than taking them over.
+    pub(crate) fn is_source(&self) -> bool {
+        self.kernel.starts_with("capture.")
+    }
+}
+
+/// A ring's control segment, mapped.
+#[derive(Debug)]
+pub(crate) struct MappedControl {
     segment: Segment,
+}
+
+impl MappedControl {
+    /// What somebody did to the object from outside, if so.
+    pub(crate) fn damage(&self) -> Option<ObjectError> {
+        let what = match (self.segment.is_linked(), self.segment.is_whole()) {
+            (true, true) => return None,
+            (false, _) => "it was removed while in use",
+            (true, false) => "it was truncated while in use",
+        };
+        Some(ObjectError::Damaged { name: self.segment.name().to_owned(), what: what.to_owned() })
+    }
 }
 
 impl ControlMemory for MappedControl {
@@ -72,8 +94,25 @@ impl ControlMemory for MappedControl {
     }
 }
 
-/// Opens ring `name` whose producer is a lease index, or makes it.
-pub(crate) fn create_or_adopt(instance: &str, spec: &RingSpec, ring_uid: u64) -> Result<ControlRef, ObjectError> {
+/// A ring's control segment and the handle on it.
+pub(crate) struct Attached {
+    /// The words.
+    pub(crate) control: ControlRef,
+    /// Their mapping, to be watched.
+    pub(crate) mapped: Arc<MappedControl>,
+}
+
+impl Attached {
+    fn new(segment: Segment) -> Attached {
+        let mapped = Arc::new(MappedControl { segment });
+        let memory: Arc<dyn ControlMemory> = Arc::<MappedControl>::clone(&mapped);
+        Attached { control: ControlRef::new(memory), mapped }
+    }
+}
+
+/// Opens the producer's own ring, or makes it; one that was damaged from outside is put away first. `true`: it is
+/// new. Only the holder of the kernel's lease may call this.
+pub(crate) fn create_or_adopt(instance: &str, spec: &RingSpec) -> Result<(Attached, bool), ObjectError> {
     let name = names::ring(instance, &spec.kernel);
     if !(2..=MAX_SLOTS).contains(&spec.slots) {
         return Err(ObjectError::Mismatch {
@@ -85,24 +124,44 @@ pub(crate) fn create_or_adopt(instance: &str, spec: &RingSpec, ring_uid: u64) ->
     }
     loop {
         match attach(&name) {
-            Ok(control) => {
-                check_field(&name, "the producer", control.identity.ring_uid.load(Ordering::Relaxed), ring_uid)?;
-                control.identity.policy.store(spec.policy as u64, Ordering::Relaxed);
-                control.producer.max_latency_ns.store(spec.max_latency_ns, Ordering::Relaxed);
-                return Ok(control);
+            Ok(ring) => {
+                ring.control.identity.policy.store(spec.policy as u64, Ordering::Relaxed);
+                ring.control.producer.max_latency_ns.store(spec.max_latency_ns, Ordering::Relaxed);
+                return Ok((ring, false));
             }
             Err(ObjectError::Missing { .. }) => {}
+            Err(ObjectError::Damaged { .. }) => names::unlink(&name),
             Err(error) => return Err(error),
         }
         let created = Segment::create(&name, SEGMENT_BYTES, |base| {
             // SAFETY: the new object is SEGMENT_BYTES long, zero, page-aligned, and still ours alone.
             let control = unsafe { base.cast::<RingControl>().as_ref() };
-            fill(control, spec, ring_uid);
+            fill(control, spec, unused_uid(instance));
         })?;
         if let Some(segment) = created {
-            return Ok(ControlRef::new(Arc::new(MappedControl { segment })));
+            return Ok((Attached::new(segment), true));
         }
         // Somebody made it between the two calls: adopt that one.
+    }
+}
+
+/// An identity that no ring of the instance has. It is drawn, not counted: what slots still say of a ring that is
+/// gone must not fit its successor, and 16 bits are what a reference has room for.
+fn unused_uid(instance: &str) -> u64 {
+    let used: Vec<u64> = names::existing(instance)
+        .iter()
+        .filter_map(|name| attach(name).ok())
+        .map(|ring| ring.control.identity.ring_uid.load(Ordering::Relaxed))
+        .collect();
+    let mut draw = crate::clock::monotonic_ns() ^ u64::from(std::process::id()) << 32;
+    loop {
+        // The finaliser of SplitMix64: every bit of the draw moves the sixteen that are kept.
+        draw = draw.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (draw ^ draw >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let uid = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) >> 48;
+        if uid != 0 && !used.contains(&uid) {
+            return uid;
+        }
     }
 }
 
@@ -135,37 +194,34 @@ fn check_field(name: &str, field: &'static str, found: u64, expected: u64) -> Re
     })
 }
 
-/// Maps an existing ring and checks its whole header.
-pub(crate) fn attach(name: &str) -> Result<ControlRef, ObjectError> {
-    let segment = Segment::open(name, SEGMENT_BYTES, Access::Write)?;
-    check_field(name, "the size", segment.len() as u64, SEGMENT_BYTES)?;
-    let control = ControlRef::new(Arc::new(MappedControl { segment }));
+/// Maps an existing ring and checks its whole header. What another build would write is a mismatch; what no build
+/// writes is damage.
+pub(crate) fn attach(name: &str) -> Result<Attached, ObjectError> {
+    let segment = Segment::open_whole(name, SEGMENT_BYTES, Access::Write)?;
+    let len = segment.len() as u64;
+    let ring = Attached::new(segment);
     // SYNC: object-ready (acquire side): the name was found after everything was written.
-    let id = &control.identity;
+    let id = &ring.control.identity;
     let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
-    check_field(name, "the magic", load(&id.magic), MAGIC)?;
+    check_sound(name, "the magic", load(&id.magic), MAGIC..=MAGIC)?;
     check_field(name, "the byte order", load(&id.endianness), ENDIANNESS)?;
     check_field(name, "the ABI major version", load(&id.abi) >> 32, u64::from(ABI_MAJOR))?;
     check_field(name, "the layout hash", load(&id.layout_hash), LAYOUT_HASH)?;
-    check_field(name, "the segment size", load(&id.segment_bytes), SEGMENT_BYTES)?;
-    let slots = load(&id.slots);
-    if !(2..=MAX_SLOTS as u64).contains(&slots) {
-        return Err(ObjectError::Mismatch {
-            name: name.to_owned(),
-            field: "the number of slots",
-            found: slots.to_string(),
-            expected: format!("2 to {MAX_SLOTS}"),
-        });
+    check_sound(name, "the segment size", load(&id.segment_bytes), SEGMENT_BYTES..=SEGMENT_BYTES)?;
+    check_sound(name, "the size", len, SEGMENT_BYTES..=SEGMENT_BYTES)?;
+    check_sound(name, "the number of slots", load(&id.slots), 2..=MAX_SLOTS as u64)?;
+    check_sound(name, "the identity", load(&id.ring_uid), 1..=u64::from(u16::MAX))?;
+    check_sound(name, "the content", load(&id.content), 1..=2)?;
+    check_sound(name, "the policy", load(&id.policy), 1..=2)?;
+    Ok(ring)
+}
+
+fn check_sound(name: &str, field: &str, found: u64, allowed: RangeInclusive<u64>) -> Result<(), ObjectError> {
+    if allowed.contains(&found) {
+        return Ok(());
     }
-    if !matches!(load(&id.content), 1 | 2) || !matches!(load(&id.policy), 1 | 2) {
-        return Err(ObjectError::Mismatch {
-            name: name.to_owned(),
-            field: "content or policy",
-            found: format!("{} / {}", load(&id.content), load(&id.policy)),
-            expected: "1 or 2".to_owned(),
-        });
-    }
-    Ok(control)
+    let what = format!("{field} is {found:#x}, and {:#x} to {:#x} is allowed", allowed.start(), allowed.end());
+    Err(ObjectError::Damaged { name: name.to_owned(), what })
 }
 
 /// Stores text in words, NUL-padded and cut to fit.

@@ -85,6 +85,8 @@ pub enum ObjectError {
         needed_mib: u64,
         /// What there is.
         free_mib: u64,
+        /// What there would be if all else were gone.
+        total_mib: u64,
     },
     /// The object is not there (yet).
     #[error("Object {name} does not exist; its producer has not started")]
@@ -103,6 +105,14 @@ pub enum ObjectError {
         found: String,
         /// What is allowed.
         expected: String,
+    },
+    /// The object is no longer what its maker made: somebody truncated, removed or overwrote it.
+    #[error("Object {name} was damaged from outside: {what}; whoever owns it makes it anew")]
+    Damaged {
+        /// The object.
+        name: String,
+        /// What was found.
+        what: String,
     },
     /// A name that cannot be part of an object's name.
     #[error("Name \"{name}\" is not allowed: use 1 to 32 letters, digits, - and _")]
@@ -151,8 +161,11 @@ impl ObjectError {
     pub fn recovery(&self) -> Recovery {
         match self {
             ObjectError::Missing { .. } | ObjectError::Busy { .. } => Recovery::Retry,
+            ObjectError::Damaged { .. } => Recovery::Restart,
             ObjectError::Peer { .. } => Recovery::Reattach,
             ObjectError::System { .. } => Recovery::Restart,
+            // There may be room again, unless there never was.
+            ObjectError::NoSpace { needed_mib, total_mib, .. } if needed_mib <= total_mib => Recovery::Restart,
             ObjectError::NoSpace { .. }
             | ObjectError::Mismatch { .. }
             | ObjectError::Name { .. }

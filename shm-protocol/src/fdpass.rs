@@ -8,6 +8,7 @@ use crate::pool::{Pool, PoolDirectory, PoolSpec};
 use crate::segment::Access;
 use message::{Reply, Request};
 use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg};
 use std::io::{IoSlice, IoSliceMut, Read, Write};
@@ -41,7 +42,7 @@ pub fn serve(runtime_dir: &Path, kernel: &str, directory: Arc<PoolDirectory>) ->
         move |error: std::io::Error| ObjectError::System {
             what,
             name,
-            errno: nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+            errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
         }
     };
     // What a dead predecessor left: this process holds the kernel's lease, so the path is its own.
@@ -83,8 +84,13 @@ fn answer(stream: &UnixStream, directory: &PoolDirectory) -> Result<(), ObjectEr
             let bytes = message::encode(&Reply::describe(pool.spec())).map_err(broke)?;
             let fds: Vec<RawFd> = pool.fds().iter().map(AsRawFd::as_raw_fd).collect();
             let rights = [ControlMessage::ScmRights(&fds)];
-            sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None)
-                .map_err(|errno| broke(errno.to_string()))?;
+            let io = [IoSlice::new(&bytes)];
+            // A socket with a timeout is interrupted by every signal, whatever its handler says (signal(7)).
+            while let Err(errno) = sendmsg::<()>(stream.as_raw_fd(), &io, &rights, MsgFlags::MSG_NOSIGNAL, None) {
+                if errno != Errno::EINTR {
+                    return Err(broke(errno.to_string()));
+                }
+            }
             crate::crash::crash_point!((), "fd hand-over: done");
             Ok(())
         }
@@ -134,8 +140,13 @@ fn receive(stream: &UnixStream) -> Result<(Vec<u8>, Vec<OwnedFd>), String> {
     let mut fds = Vec::new();
     let len = {
         let mut iov = [IoSliceMut::new(&mut bytes)];
-        let got = recvmsg::<()>(stream.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)
-            .map_err(|errno| errno.to_string())?;
+        let got = loop {
+            match recvmsg::<()>(stream.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+                // As above. Nothing was received then, no descriptor either.
+                Err(Errno::EINTR) => {}
+                other => break other.map_err(|errno| errno.to_string())?,
+            }
+        };
         for message in got.cmsgs().map_err(|errno| errno.to_string())? {
             if let ControlMessageOwned::ScmRights(raw) = message {
                 fds.extend(raw.into_iter().map(own));
@@ -150,7 +161,10 @@ fn receive(stream: &UnixStream) -> Result<(Vec<u8>, Vec<OwnedFd>), String> {
     // The bytes of a stream may come in pieces; the descriptors came with the first.
     while !message::is_whole(&bytes) {
         let mut more = [0u8; 256];
-        let read = (&*stream).read(&mut more).map_err(|error| error.to_string())?;
+        let read = match (&*stream).read(&mut more) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            other => other.map_err(|error| error.to_string())?,
+        };
         if read == 0 || bytes.len() > message::MAX_BYTES {
             return Err("it ended in the middle of a message".to_owned());
         }

@@ -45,6 +45,8 @@ pub enum FrameError {
         generation: u32,
         /// What failed.
         why: String,
+        /// Whether its memory is gone for good, so that another try is of no use.
+        lost: bool,
     },
     /// The frame's bytes are not within its buffer.
     #[error("Frame {id} claims bytes outside buffer {index} of its pool")]
@@ -62,6 +64,13 @@ pub enum FrameError {
         /// What is wrong.
         source: FormatError,
     },
+}
+
+impl FrameError {
+    /// Whether another process of this kernel might reach the bytes: then the frame stays owed.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, FrameError::Pool { lost: false, .. })
+    }
 }
 
 /// One role's end of a ring.
@@ -92,7 +101,9 @@ impl Consumer {
     ) -> Result<Consumer, ObjectError> {
         let table = Arc::clone(lease.table());
         let name = names::ring(table.instance(), producer);
-        let control = attach(&name)?;
+        let ring = attach(&name)?;
+        directory.watch(&ring.mapped);
+        let control = ring.control;
         let role =
             find_role(&control, kernel).ok_or(ObjectError::Missing { name: format!("{name}, role {kernel}") })?;
         let ring_uid = control.identity.ring_uid.load(Ordering::Relaxed) as u32;
@@ -204,6 +215,9 @@ impl Consumer {
         if let Some(pool) = &self.pool
             && (pool.spec().ring_uid, pool.spec().generation) == (at.ring_uid, at.generation)
         {
+            if pool.is_broken() {
+                return Err(truncated(taken));
+            }
             // The usual case spares the two counts of a shared handle.
             return pool.extent(&at).ok_or(FrameError::Outside { id: taken.head.key.id(), index: at.index });
         }
@@ -244,32 +258,32 @@ impl Consumer {
             }
         };
         self.pool = Some(Arc::clone(&pool));
-        Ok(pool)
+        if pool.is_broken() { Err(truncated(taken)) } else { Ok(pool) }
     }
 
     fn map_pool(&self, taken: &Taken) -> Result<Pool, FrameError> {
         let at = taken.head.buffer;
-        let failed = |why: String| FrameError::Pool {
-            id: taken.head.key.id(),
-            ring_uid: at.ring_uid,
-            generation: at.generation,
-            why,
-        };
+        let (id, ring_uid, generation) = (taken.head.key.id(), at.ring_uid, at.generation);
+        let failed = |lost, why: String| FrameError::Pool { id, ring_uid, generation, why, lost };
         let spec = crate::output::find_pool_entry(&self.core.control, at.ring_uid, at.generation)
-            .ok_or_else(|| failed("the ring does not name it".to_owned()))?;
+            .ok_or_else(|| failed(true, "the ring does not name it".to_owned()))?;
         if spec.kind == PoolKind::PosixShm {
-            return Pool::open(spec, Access::Read).map_err(|e| failed(e.to_string()));
+            return Pool::open(spec, Access::Read).map_err(|error| {
+                let lost = matches!(error, ObjectError::Missing { .. } | ObjectError::Damaged { .. });
+                failed(lost, error.to_string())
+            });
         }
         let peers: Vec<String> = self.table.kernels().into_iter().filter(|k| k.held).map(|k| k.kernel).collect();
-        let mut why = "no kernel that lives has it".to_owned();
+        // Memory without a name lives as long as somebody has it mapped.
+        let (mut lost, mut why) = (true, "no kernel that lives has it".to_owned());
         for peer in &peers {
             match fdpass::request(&fdpass::socket_path(&self.runtime_dir, peer), &spec, Access::Read) {
                 Ok(Some(pool)) => return Ok(pool),
                 Ok(None) => {}
-                Err(error) => why = error.to_string(),
+                Err(error) => (lost, why) = (false, error.to_string()),
             }
         }
-        Err(failed(why))
+        Err(failed(lost, why))
     }
 
     /// Spins for at most `spin_ns`, then sleeps, until a frame is owed or CLOCK_MONOTONIC reaches
@@ -380,6 +394,12 @@ impl Consumer {
     pub fn last_key(&self) -> crate::slot::Key {
         self.core.control.last_key()
     }
+}
+
+fn truncated(taken: &Taken) -> FrameError {
+    let (id, at) = (taken.head.key.id(), taken.head.buffer);
+    let why = "it was truncated while in use".to_owned();
+    FrameError::Pool { id, ring_uid: at.ring_uid, generation: at.generation, why, lost: true }
 }
 
 fn find_role(control: &ControlRef, kernel: &str) -> Option<u8> {

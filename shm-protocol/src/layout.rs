@@ -77,7 +77,7 @@ pub(crate) struct Identity {
     pub(crate) segment_bytes: AtomicU64,
     /// Random: tells an object from another of the same name.
     pub(crate) creation_id: AtomicU64,
-    /// Index of the producer's lease + 1: the ring's identity within the instance.
+    /// The ring's identity within the instance, 16 bits: drawn anew for an object that takes a lost one's name.
     pub(crate) ring_uid: AtomicU64,
     /// Active slots.
     pub(crate) slots: AtomicU64,
@@ -268,6 +268,10 @@ mod checks {
         assert!(size_of::<Slot>() == 256 && size_of::<Role>() == 128);
     };
 
+    /// Text that makes another layout hash: QUAD_LAYOUT_SALT in the environment of the build. For the test of the
+    /// upgrade to another layout, which needs two builds that must not share a ring.
+    const SALT: Option<&str> = option_env!("QUAD_LAYOUT_SALT");
+
     /// FNV-1a over the offsets and word positions of the major layout: equal in two builds that may share
     /// a ring.
     pub const LAYOUT_HASH: u64 = {
@@ -290,6 +294,13 @@ mod checks {
         while i < words.len() {
             hash = (hash ^ words[i]).wrapping_mul(0x0000_0100_0000_01b3);
             i += 1;
+        }
+        if let Some(salt) = SALT {
+            i = 0;
+            while i < salt.len() {
+                hash = (hash ^ salt.as_bytes()[i] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+                i += 1;
+            }
         }
         hash
     };

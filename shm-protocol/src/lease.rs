@@ -2,11 +2,13 @@
 //! system serialises successors and no lease outlives its holder (PROTOCOL, leases).
 #![expect(unsafe_code, reason = "a reference to atomics in shared memory")]
 
+pub(crate) mod process;
 mod record;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use process::start_time;
 pub use record::{CandidateState, KernelState, LeaseInfo};
 pub use table::{LeaseTable, MAX_KERNELS, Removal};
 
@@ -18,6 +20,7 @@ use crate::segment::Segment;
 use crate::sync::{AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use process::ProcessTag;
 use record::LeaseRecord;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
@@ -60,7 +63,8 @@ pub struct Lease {
     #[expect(dead_code, reason = "the lock lasts as long as its open file description")]
     active: OwnedFd,
     bridged_death: bool,
-    predecessor_lingers: bool,
+    /// The predecessor, where it was killed and a driver keeps it from ending.
+    lingering: Option<ProcessTag>,
 }
 
 /// The lease record of one kernel, as an epoch to compare with.
@@ -130,15 +134,18 @@ impl Candidate {
     /// # Errors
     /// [`ObjectError::System`] when the lock call itself fails.
     pub fn try_activate(self) -> Result<Result<Lease, Candidate>, ObjectError> {
+        let mut candidate = self;
         loop {
-            let generation = self.generation();
-            let active = self.table.lock_description()?;
-            match fcntl(&active, FcntlArg::F_OFD_SETLK(&Lock::Active(self.index, generation).exclusive())) {
-                // A forced takeover moved the lease to its next lock generation meanwhile.
-                Ok(_) if self.generation() != generation => {}
-                Ok(_) => return Ok(Ok(self.into_lease(active))),
-                Err(errno) if locked(errno) => return Ok(Err(self)),
-                Err(errno) => return Err(self.lock_failed(errno)),
+            let generation = candidate.generation();
+            let active = candidate.table.lock_description()?;
+            let lock = Lock::Active(candidate.index, generation).exclusive();
+            match fcntl(&active, FcntlArg::F_OFD_SETLK(&lock)) {
+                Ok(_) => match candidate.into_lease(active, generation)? {
+                    Ok(lease) => return Ok(Ok(lease)),
+                    Err(again) => candidate = again,
+                },
+                Err(errno) if locked(errno) => return Ok(Err(candidate)),
+                Err(errno) => return Err(candidate.lock_failed(errno)),
             }
         }
     }
@@ -151,10 +158,11 @@ impl Candidate {
         /// How often to look whether the holder was forced out. Only then does this time count: a death
         /// or a yield ends the lock call itself.
         const LOOK_AGAIN: Duration = Duration::from_millis(20);
+        let mut candidate = self;
         loop {
-            let generation = self.generation();
-            let description = self.table.lock_description()?;
-            let lock = Lock::Active(self.index, generation).exclusive();
+            let generation = candidate.generation();
+            let description = candidate.table.lock_description()?;
+            let lock = Lock::Active(candidate.index, generation).exclusive();
             // The lock call has no time-out, and the holder that was forced out never lets go. A thread
             // waits in it; given up, it drops the lock of its own description should it ever get it.
             let (sender, granted) = std::sync::mpsc::channel();
@@ -167,17 +175,22 @@ impl Candidate {
                 };
                 let _ = sender.send(result.map(|_| description));
             };
-            std::thread::Builder::new()
-                .name("lease-wait".to_owned())
-                .spawn(wait)
-                .map_err(|error| self.lock_failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN))))?;
+            std::thread::Builder::new().name("lease-wait".to_owned()).spawn(wait).map_err(|error| {
+                candidate.lock_failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)))
+            })?;
             loop {
                 match granted.recv_timeout(LOOK_AGAIN) {
-                    Ok(Ok(active)) if self.generation() == generation => return Ok(self.into_lease(active)),
-                    Ok(Err(errno)) => return Err(self.lock_failed(errno)),
-                    Err(RecvTimeoutError::Timeout) if self.generation() == generation => {}
-                    Err(RecvTimeoutError::Disconnected) => return Err(self.lock_failed(Errno::ECANCELED)),
-                    Ok(Ok(_)) | Err(RecvTimeoutError::Timeout) => break,
+                    Ok(Ok(active)) => match candidate.into_lease(active, generation)? {
+                        Ok(lease) => return Ok(lease),
+                        Err(again) => {
+                            candidate = again;
+                            break;
+                        }
+                    },
+                    Ok(Err(errno)) => return Err(candidate.lock_failed(errno)),
+                    Err(RecvTimeoutError::Timeout) if candidate.generation() == generation => {}
+                    Err(RecvTimeoutError::Disconnected) => return Err(candidate.lock_failed(Errno::ECANCELED)),
+                    Err(RecvTimeoutError::Timeout) => break,
                 }
             }
         }
@@ -191,14 +204,24 @@ impl Candidate {
         ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: self.table.name_of(self.index), errno }
     }
 
-    /// L4, L5: the old epoch is over in every respect, and this process is the new one.
-    fn into_lease(mut self, active: OwnedFd) -> Lease {
+    /// L4, L5: the old epoch is over in every respect, and this process is the new one. `Ok(Err(self))`: a forced
+    /// takeover moved the lease to its next lock generation meanwhile, and the lock that was had is worth nothing.
+    fn into_lease(mut self, active: OwnedFd, generation: u64) -> Result<Result<Lease, Candidate>, ObjectError> {
         crash_point!((), "lease: taken, nothing written");
         let record = self.table.record(self.index);
         let before = record.state.load(Ordering::Acquire);
         // A holder that ended in order says so; any other end is a death whose frames are to be bridged.
         let bridged_death = before != KernelState::Absent as u64 && before != KernelState::Stopped as u64;
-        let predecessor_lingers = bridged_death && !wait_for_exit(record);
+        let lingering = if bridged_death { wait_for_exit(record) } else { None };
+        // From the look at the generation to the new epoch nobody may force this lease out.
+        let entering = self.table.takeover_lock(self.index)?;
+        if self.generation() != generation {
+            return Ok(Err(self));
+        }
+        // A table that somebody removed or truncated serialises nobody: others meet in its successor.
+        if !self.table.is_whole() {
+            return Err(self.table.damaged());
+        }
         let epoch = record.epoch.load(Ordering::Acquire).wrapping_add(1);
         crash_point!((), "lease: before the heartbeat");
         // Before the state: whoever sees a holder at work sees a heart that beat just now, and not the silence
@@ -215,32 +238,24 @@ impl Candidate {
         // SYNC: lease-epoch (release side): from here on every handle of an older epoch is fenced.
         record.epoch.store(epoch, Ordering::Release);
         crash_point!((), "lease: active");
+        drop(entering);
         let (table, candidacy) = (Arc::clone(&self.table), self.locks.take());
-        Lease { table, index: self.index, epoch, candidacy, active, bridged_death, predecessor_lingers }
+        Ok(Ok(Lease { table, index: self.index, epoch, candidacy, active, bridged_death, lingering }))
     }
 }
 
 /// The lock of a dying process goes before its devices and ports do: wait for the whole of it, at most 1 s
-/// (a driver may hold it for ever; with SIGKILL pending it runs no further instruction). `false`: it is
-/// still there.
-fn wait_for_exit(record: &LeaseRecord) -> bool {
-    const PATIENCE_MS: i64 = 1000;
-    let pid = record.pid.load(Ordering::Relaxed) as i32;
-    let started = record.start_time.load(Ordering::Relaxed);
-    if pid as u32 == std::process::id() || start_time(pid as u32) != Some(started) {
-        return true;
+/// (a driver may hold it for ever; with SIGKILL pending it runs no further instruction). For one that was forced
+/// out somebody has waited already. Returns the process if it is still there.
+fn wait_for_exit(record: &LeaseRecord) -> Option<ProcessTag> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let pid = record.pid.load(Ordering::Relaxed) as u32;
+    if pid == std::process::id() {
+        return None;
     }
-    let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return true };
-    let mut waits = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-    let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: PATIENCE_MS * 1_000_000 - 1 };
-    !matches!(rustix::event::poll(&mut waits, Some(&timeout)), Ok(0))
-}
-
-/// Start time of a process in clock ticks since boot: with the pid it names a process for ever.
-pub fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command may contain anything but is enclosed in the last parenthesis; field 22 follows.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    let process = ProcessTag::new(pid, record.start_time.load(Ordering::Relaxed));
+    let forced = record.forced_epoch.load(Ordering::Acquire) == record.epoch.load(Ordering::Acquire);
+    (!process.is_gone(if forced { Duration::ZERO } else { PATIENCE })).then_some(process)
 }
 
 impl Drop for Candidate {
@@ -331,7 +346,12 @@ impl Lease {
     /// Whether the predecessor was killed, lost the lease to [`LeaseTable::force_takeover`] and still is
     /// there: a driver of its may write the buffers it had claimed, so they are put in quarantine.
     pub fn predecessor_lingers(&self) -> bool {
-        self.predecessor_lingers
+        self.lingering.is_some()
+    }
+
+    /// That predecessor, for the slots that rest for its sake.
+    pub(crate) fn lingering(&self) -> Option<ProcessTag> {
+        self.lingering
     }
 
     pub(crate) fn guard(&self) -> Guard {
@@ -381,16 +401,34 @@ impl LeaseTable {
         (same && self.is_held(index)).then_some((pidfd, info))
     }
 
-    /// Kills the holder of `kernel`'s lease (a hung or stopped one too). `false`: there was none.
-    pub fn kill_holder(&self, kernel: &str) -> bool {
-        self.verified_pidfd(kernel).is_some_and(|(pidfd, _)| pidfd_send_signal(&pidfd, Signal::KILL).is_ok())
+    /// Kills the holder of `kernel`'s lease (a hung or stopped one too), if it still is the one of `epoch`, which
+    /// the caller has judged. `false`: it is not, and nobody was signalled.
+    pub fn kill_holder(&self, kernel: &str, epoch: u64) -> bool {
+        self.verified_pidfd(kernel)
+            .filter(|(_, info)| info.epoch == epoch && !info.forced)
+            .is_some_and(|(pidfd, _)| pidfd_send_signal(&pidfd, Signal::KILL).is_ok())
     }
 
-    /// Takes the lease away from a holder that was killed 1 s ago and still does not die. Its successor
-    /// locks the next generation of the lock; what it was writing must be quarantined.
-    pub fn force_takeover(&self, kernel: &str) {
-        if let Some(index) = self.find(kernel) {
-            self.record(index).lock_generation.fetch_add(1, Ordering::AcqRel);
+    /// Takes the lease away from the holder of `epoch`, which was killed 1 s ago and still does not die. Its
+    /// successor locks the next generation of the lock; what it was writing must be quarantined. `false`: the lease
+    /// is another's by now, or nobody's, and nothing was done.
+    ///
+    /// # Errors
+    /// [`ObjectError::System`] when the locks fail.
+    pub fn force_takeover(&self, kernel: &str, epoch: u64) -> Result<bool, ObjectError> {
+        let Some(index) = self.find(kernel) else { return Ok(false) };
+        let record = self.record(index);
+        // Neither a new epoch nor another judge between the look and the step.
+        let _takeover = self.takeover_lock(index)?;
+        let forced = record.forced_epoch.load(Ordering::Acquire) == epoch;
+        if record.epoch.load(Ordering::Acquire) != epoch || forced || !self.is_held(index) {
+            return Ok(false);
         }
+        crash_point!((), "force: before the forced epoch");
+        record.forced_epoch.store(epoch, Ordering::Release);
+        crash_point!((), "force: before the next generation");
+        record.lock_generation.fetch_add(1, Ordering::AcqRel);
+        crash_point!((), "force: done");
+        Ok(true)
     }
 }

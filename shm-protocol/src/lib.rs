@@ -34,6 +34,8 @@ pub mod pixels;
 pub(crate) mod planted;
 #[cfg(not(loom))]
 pub mod pool;
+#[cfg(not(loom))]
+pub mod preview;
 pub mod ring;
 #[cfg(not(loom))]
 pub mod segment;

@@ -4,6 +4,8 @@ use crate::error::ObjectError;
 
 /// Where POSIX shared memory lives on Linux.
 pub const SHM_DIR: &str = "/dev/shm";
+/// How the names of senders' sessions end.
+pub const SESSION_SUFFIX: &str = ".session";
 /// Longest part of a name, so that the longest whole name fits a pool entry.
 pub const MAX_PART_BYTES: usize = 32;
 
@@ -42,12 +44,17 @@ pub fn ring(instance: &str, kernel: &str) -> String {
 
 /// Generation `generation` of that ring's own pool.
 pub fn pool(instance: &str, kernel: &str, generation: u32) -> String {
-    format!("quad.{instance}.{kernel}.pool{generation}")
+    format!("{}{generation}", pool_prefix(instance, kernel))
+}
+
+/// What the names of that ring's own pools begin with.
+pub fn pool_prefix(instance: &str, kernel: &str) -> String {
+    format!("quad.{instance}.{kernel}.pool")
 }
 
 /// A sender's session.
 pub fn session(instance: &str, kernel: &str) -> String {
-    format!("quad.{instance}.{kernel}.session")
+    format!("quad.{instance}.{kernel}{SESSION_SUFFIX}")
 }
 
 /// Telemetry page of one epoch of a kernel.

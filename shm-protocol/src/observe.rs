@@ -6,7 +6,7 @@ use crate::error::ObjectError;
 use crate::layout::role_word;
 use crate::names;
 use crate::ring::ControlRef;
-use crate::slot::{MAX_ROLES, SlotState};
+use crate::slot::{Key, MAX_ROLES, SlotState, SlotWord};
 use crate::sync::Ordering;
 
 /// A ring as an onlooker sees it.
@@ -17,6 +17,8 @@ pub struct RingObserver {
 /// One consumer of a ring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoleStatus {
+    /// Its bit in the slots' masks.
+    pub role: u8,
     /// Kernel instance.
     pub kernel: String,
     /// Whether the ring holds back for it.
@@ -64,7 +66,7 @@ impl RingObserver {
     /// # Errors
     /// [`ObjectError::Missing`], [`ObjectError::Mismatch`] for a ring of another ABI.
     pub fn open(instance: &str, kernel: &str) -> Result<RingObserver, ObjectError> {
-        attach(&names::ring(instance, kernel)).map(|control| RingObserver { control })
+        attach(&names::ring(instance, kernel)).map(|ring| RingObserver { control: ring.control })
     }
 
     /// The ring now.
@@ -77,6 +79,7 @@ impl RingObserver {
         let roles = (0..MAX_ROLES)
             .filter(|role| c.roles[*role].words[role_word::LEASE].load(Ordering::Relaxed) != 0)
             .map(|role| RoleStatus {
+                role: role as u8,
                 kernel: load_text(&c.roles[role].words[role_word::NAME..role_word::NAME + 4]),
                 required: required >> role & 1 == 1,
                 active: active >> role & 1 == 1,
@@ -106,10 +109,8 @@ impl RingObserver {
         Requester::new(&self.control.control)
     }
 
-    /// Every slot's state, for `quad inspect`.
-    pub fn slot_lines(&self) -> Vec<String> {
-        (0..self.control.slot_count())
-            .map(|slot| format!("{slot:2} {:?} key {:?}", self.control.load_state(slot), self.control.key(slot)))
-            .collect()
+    /// Every slot's state and what it carries, for `quad inspect`.
+    pub fn slots(&self) -> Vec<(SlotWord, Key)> {
+        (0..self.control.slot_count()).map(|slot| (self.control.load_state(slot), self.control.key(slot))).collect()
     }
 }

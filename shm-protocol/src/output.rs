@@ -2,9 +2,10 @@
 #![expect(unsafe_code, reason = "a claimed buffer is ours to write")]
 
 mod pools;
+mod resume;
 mod room;
 
-pub(crate) use pools::find_entry as find_pool_entry;
+pub(crate) use pools::{find_entry as find_pool_entry, read_entry as read_pool_entry};
 pub use room::LiveState;
 
 use crate::attach::{Content, Policy, RingSpec, create_or_adopt, load_text, store_text};
@@ -53,6 +54,8 @@ pub struct Producer {
     format: Option<(u16, StreamFormat)>,
     /// The bell of freed slots when this process looked at its slots last.
     heard: AtomicU32,
+    /// While buffers rest for the sake of a process that does not die: when to look for it again, CLOCK_MONOTONIC.
+    quarantine_look_ns: Option<u64>,
 }
 
 impl Producer {
@@ -68,10 +71,14 @@ impl Producer {
         directory: &Arc<PoolDirectory>,
     ) -> Result<(Producer, Recovered), OpenError> {
         let instance = lease.table().instance().to_owned();
-        let ring_uid = lease.index() as u32 + 1;
-        let control = create_or_adopt(&instance, spec, u64::from(ring_uid))?;
-        let mut core = ProducerCore::new(control, lease.guard(), Fuse::default());
-        let recovered = core.recover(|_| lease.predecessor_lingers())?;
+        let (ring, created) = create_or_adopt(&instance, spec)?;
+        if created {
+            resume::take_up(&ring.control, &instance, spec);
+        }
+        directory.watch(&ring.mapped);
+        let ring_uid = ring.control.identity.ring_uid.load(Ordering::Relaxed) as u32;
+        let mut core = ProducerCore::new(ring.control, lease.guard(), Fuse::default());
+        let recovered = core.recover(|_| lease.lingering().map(|process| process.0))?;
         let mut producer = Producer {
             core,
             table: Arc::clone(lease.table()),
@@ -82,7 +89,9 @@ impl Producer {
             directory: Arc::clone(directory),
             format: None,
             heard: AtomicU32::new(0),
+            quarantine_look_ns: None,
         };
+        producer.end_quarantine()?;
         producer.restore_line(recovered.last_key);
         producer.declare_roles()?;
         let line = &producer.core.control.producer;
@@ -218,6 +227,9 @@ impl Producer {
     /// # Errors
     /// [`RingError`]; nothing was stored then.
     pub fn claim(&mut self) -> Result<Option<Claim>, RingError> {
+        if self.quarantine_look_ns.is_some_and(|at| at <= clock::monotonic_ns()) {
+            self.end_quarantine()?;
+        }
         if let Some(at) = self.core.claim()? {
             return Ok(Some(Claim { at }));
         }

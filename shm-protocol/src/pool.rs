@@ -2,6 +2,7 @@
 //! only indices cross the ring.
 #![expect(unsafe_code, reason = "buffers are reached through raw pointers; udmabuf is an ioctl")]
 
+use crate::attach::{Content, MappedControl};
 use crate::descriptor::BufferRef;
 use crate::error::ObjectError;
 use crate::frame::BUFFER_ALIGN;
@@ -12,7 +13,8 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 /// What a pool is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,10 +126,10 @@ impl Pool {
     /// Maps an existing posix-shm pool by its name.
     ///
     /// # Errors
-    /// [`ObjectError::Missing`], or [`ObjectError::Mismatch`] when it is shorter than `spec` says.
+    /// [`ObjectError::Missing`], or [`ObjectError::Damaged`] when it is shorter than `spec` says.
     pub fn open(spec: PoolSpec, access: Access) -> Result<Pool, ObjectError> {
         spec.check()?;
-        let segment = Segment::open(&spec.name, spec.total_bytes(), access)?;
+        let segment = Segment::open_whole(&spec.name, spec.total_bytes(), access)?;
         Ok(Pool { spec, segment, dma_bufs: Vec::new() })
     }
 
@@ -200,14 +202,66 @@ impl Pool {
         std::iter::once(self.segment.fd()).chain(self.dma_bufs.iter().map(AsFd::as_fd)).collect()
     }
 
-    /// Maps every page now.
-    pub fn populate(&self, access: Access) {
-        self.segment.populate(access);
+    /// Maps pages now: of pixels all, since every frame touches them; of access units the front of each buffer. What
+    /// is mapped has to be undone when the process dies, before its successor may begin.
+    pub fn populate(&self, access: Access, content: Content) {
+        /// An access unit of 8 Mbit/s at 60 fps has 17 kB, an IDR some times that.
+        const FRONT_BYTES: u64 = 128 << 10;
+        match content {
+            Content::Pixels => self.segment.populate(access, 0, self.spec.total_bytes() as usize),
+            Content::AccessUnits => (0..u64::from(self.spec.buffers)).for_each(|buffer| {
+                let len = FRONT_BYTES.min(self.spec.buffer_bytes) as usize;
+                self.segment.populate(access, (buffer * self.spec.buffer_bytes) as usize, len);
+            }),
+        }
     }
 
-    /// Whether the memory was truncated behind our back.
+    /// Makes huge pages of small ones, little by little, in a thread that steps back, until done or until nobody uses
+    /// the pool any more. They stay when this process is gone.
+    pub(crate) fn collapse_in_background(pool: &Arc<Pool>) {
+        /// One takes about 5 ms and holds up who touches it: a fifth of the time at the most.
+        const REST: Duration = Duration::from_millis(20);
+        /// Behind everything else of this process.
+        const NICE: i32 = 10;
+        let (weak, pages) = (Arc::downgrade(pool), pool.segment.huge_pages());
+        if pages == 0 {
+            return;
+        }
+        let collapse = move || {
+            // On Linux this is the thread's, and ends with it. Without it the work is done all the same.
+            let _ = rustix::process::setpriority_process(None, NICE);
+            for page in 0..pages {
+                std::thread::sleep(REST);
+                if !weak.upgrade().is_some_and(|pool| pool.segment.collapse(page)) {
+                    return;
+                }
+            }
+        };
+        // Without the thread the pages stay small, and a death takes some milliseconds longer.
+        let _ = std::thread::Builder::new().name("huge-pages".to_owned()).spawn(collapse);
+    }
+
+    /// Whether a hole was met where the memory was truncated behind our back: frames read as zeros since.
     pub fn is_broken(&self) -> bool {
         self.segment.is_broken()
+    }
+
+    /// What somebody did from outside to the pool that a kernel writes, if so. (Others' may have lost their names:
+    /// their generation is over.)
+    fn damage(&self) -> Option<ObjectError> {
+        // Memory that was handed over as a descriptor never had a name to lose.
+        let named = self.spec.kind == PoolKind::PosixShm;
+        let what = match (self.segment.is_whole(), named && !self.segment.is_linked()) {
+            (false, _) => "it was truncated while in use",
+            (true, true) => "it was removed while in use",
+            (true, false) => return None,
+        };
+        Some(ObjectError::Damaged { name: self.spec.name.clone(), what: what.to_owned() })
+    }
+
+    /// Whether this still is what its name says: neither truncated, nor removed or replaced by hand.
+    pub fn is_current(&self) -> bool {
+        self.damage().is_none()
     }
 }
 
@@ -256,15 +310,46 @@ fn udmabufs(spec: &PoolSpec, memory: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Obj
         .collect()
 }
 
-/// Every pool this process has mapped, its own and others': what its fd server hands out.
+/// Every pool this process has mapped, its own and others': what its fd server hands out. With the rings it has
+/// mapped: what it watches for damage from outside.
 #[derive(Debug, Default)]
 pub struct PoolDirectory {
     pools: Mutex<Vec<Arc<Pool>>>,
+    own: Mutex<Weak<Pool>>,
+    rings: Mutex<Vec<Arc<MappedControl>>>,
 }
 
 impl PoolDirectory {
     /// Most pools kept: own and foreign in two generations. The oldest go first.
     const KEPT: usize = 16;
+
+    /// Enters the pool that this kernel's ring now writes.
+    pub(crate) fn add_own(&self, pool: Arc<Pool>) {
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&pool);
+        self.add(pool);
+    }
+
+    /// Enters a ring, to be watched from now on.
+    pub(crate) fn watch(&self, ring: &Arc<MappedControl>) {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(ring));
+    }
+
+    /// Watches no ring any more: all are opened anew.
+    pub fn unwatch(&self) {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// What somebody did from outside to a ring that is mapped here or to the own pool: a kernel that sees it ends,
+    /// and its successor maps what is there then, or makes it anew if it is its own. A few system calls.
+    ///
+    /// # Errors
+    /// [`ObjectError::Damaged`] with the object's name.
+    pub fn check(&self) -> Result<(), ObjectError> {
+        let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = rings.iter().find_map(|ring| ring.damage());
+        ring.or_else(|| own.upgrade().and_then(|pool| pool.damage())).map_or(Ok(()), Err)
+    }
 
     /// Enters a pool.
     pub fn add(&self, pool: Arc<Pool>) {
@@ -279,6 +364,16 @@ impl PoolDirectory {
     pub fn find(&self, ring_uid: u32, generation: u32) -> Option<Arc<Pool>> {
         let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.iter().rev().find(|p| p.spec.ring_uid == ring_uid && p.spec.generation == generation).cloned()
+    }
+
+    /// The very pool of that description, if it is mapped here and still is what it was.
+    pub fn find_current(&self, spec: &PoolSpec) -> Option<Arc<Pool>> {
+        self.find(spec.ring_uid, spec.generation).filter(|pool| pool.spec() == spec && pool.is_current())
+    }
+
+    /// Forgets every pool that `stays` does not want.
+    pub fn retain(&self, stays: impl Fn(&Pool) -> bool) {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).retain(|pool| stays(pool));
     }
 
     /// Forgets a pool of which no slot speaks any more.

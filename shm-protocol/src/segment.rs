@@ -46,6 +46,11 @@ pub fn shm_free_bytes() -> u64 {
     nix::sys::statvfs::statvfs(SHM_DIR).map_or(0, |s| s.blocks_available() * s.fragment_size())
 }
 
+/// Bytes of the shared-memory file system in all.
+fn shm_total_bytes() -> u64 {
+    nix::sys::statvfs::statvfs(SHM_DIR).map_or(0, |s| s.blocks() * s.fragment_size())
+}
+
 /// Reserves `bytes` in `fd`, so that a full file system is an error now and not a SIGBUS later.
 ///
 /// # Errors
@@ -58,10 +63,39 @@ pub fn reserve(fd: BorrowedFd<'_>, bytes: u64, name: &str) -> Result<(), ObjectE
             name: name.to_owned(),
             needed_mib: bytes.div_ceil(MIB),
             free_mib: shm_free_bytes() / MIB,
+            total_mib: shm_total_bytes() / MIB,
         }),
         Err(errno) => Err(system("posix_fallocate", name)(errno)),
     }
 }
+
+/// Bytes of a huge page on x86-64.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// A mapping that begins where a huge page can: without that the system maps huge pages piece by piece.
+fn map_aligned(fd: &OwnedFd, length: NonZeroUsize, protection: ProtFlags) -> nix::Result<NonNull<c_void>> {
+    let room = length.saturating_add(HUGE_PAGE_BYTES);
+    // SAFETY: a new mapping at an address of the system's choice touches no memory of ours.
+    let reserved = unsafe { nix::sys::mman::mmap_anonymous(None, room, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) }?;
+    let begin = reserved.as_ptr() as usize;
+    let aligned = begin.next_multiple_of(HUGE_PAGE_BYTES);
+    let at = NonZeroUsize::new(aligned);
+    // SAFETY: takes the place of a part of what was just reserved, which nobody else knows.
+    let mapped = unsafe { mmap(at, length, protection, MapFlags::MAP_SHARED | MapFlags::MAP_FIXED, fd, 0) };
+    // A failed attempt may have left a hole that is somebody else's by now: then the reservation stays.
+    mapped?;
+    let end = aligned + length.get().next_multiple_of(PAGE_BYTES);
+    for (from, to) in [(begin, aligned), (end, begin + room.get().next_multiple_of(PAGE_BYTES))] {
+        if let Some(rest) = NonNull::new(from as *mut c_void).filter(|_| to > from) {
+            // SAFETY: what is left of the reservation before and behind the mapping; nobody else knows it.
+            let _ = unsafe { munmap(rest, to - from) };
+        }
+    }
+    mapped
+}
+
+/// Bytes of a small page on x86-64.
+const PAGE_BYTES: usize = 4096;
 
 impl Segment {
     /// Creates `name` with `bytes` zero bytes, lets `init` fill it, and only then gives it its name.
@@ -113,6 +147,19 @@ impl Segment {
         Segment::from_fd(fd, min_bytes, access, name)
     }
 
+    /// As [`Segment::open`], for an object whose size was fixed when it got its name.
+    ///
+    /// # Errors
+    /// [`ObjectError::Damaged`] when it is shorter than that: somebody truncated it.
+    pub fn open_whole(name: &str, bytes: u64, access: Access) -> Result<Segment, ObjectError> {
+        match Segment::open(name, bytes, access) {
+            Err(ObjectError::Mismatch { name, field: "the size", found, expected }) => {
+                Err(ObjectError::Damaged { name, what: format!("it has {found} instead of {expected}") })
+            }
+            other => other,
+        }
+    }
+
     /// Maps the whole object behind `fd`.
     ///
     /// # Errors
@@ -140,9 +187,13 @@ impl Segment {
             Access::Read => ProtFlags::PROT_READ,
             Access::Write => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
         };
-        // SAFETY: a new mapping at an address of the system's choice touches no memory of ours.
-        let base = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, fd.as_fd(), 0) }
-            .map_err(system("mmap", name))?;
+        let base = if len < HUGE_PAGE_BYTES {
+            // SAFETY: a new mapping at an address of the system's choice touches no memory of ours.
+            unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, fd.as_fd(), 0) }
+        } else {
+            map_aligned(&fd, length, protection)
+        }
+        .map_err(system("mmap", name))?;
         let guarded = holes::guard(base.as_ptr() as usize, len);
         Ok(Segment { base: base.cast(), len, fd, name: name.to_owned(), guarded })
     }
@@ -182,14 +233,63 @@ impl Segment {
         fstat(&self.fd).is_ok_and(|s| s.st_nlink > 0)
     }
 
-    /// Maps every page now, so that no frame pays for it. Best effort: without it pages map on first use.
-    pub fn populate(&self, access: Access) {
+    /// Whether the object is as long as when it was mapped, and no hole was met; `false` once somebody truncated it.
+    pub fn is_whole(&self) -> bool {
+        !self.is_broken() && fstat(&self.fd).is_ok_and(|s| s.st_size as u64 >= self.len as u64)
+    }
+
+    /// Bytes that one huge page could hold each.
+    pub fn huge_pages(&self) -> usize {
+        self.len / HUGE_PAGE_BYTES
+    }
+
+    /// Makes huge page number `index` of what are small pages: for a process that dies with the object mapped, that
+    /// is 512 entries fewer to undo. Takes some milliseconds, in which a touch of those bytes waits. `false`: the
+    /// system does not do that (Linux before 6.1).
+    pub fn collapse(&self, index: usize) -> bool {
+        /// MADV_COLLAPSE, Linux 6.1; works also where huge pages of shared memory are off.
+        const COLLAPSE: i32 = 25;
+        if index >= self.huge_pages() {
+            return false;
+        }
+        // SAFETY: advice on our own mapping, within it; it changes no content.
+        let advised = unsafe {
+            let at = self.base.as_ptr().add(index * HUGE_PAGE_BYTES);
+            libc::madvise(at.cast(), HUGE_PAGE_BYTES, COLLAPSE)
+        };
+        // No memory for this one is no reason not to try the next.
+        advised == 0 || matches!(Errno::last(), Errno::ENOMEM | Errno::EAGAIN | Errno::EBUSY)
+    }
+
+    /// Maps the pages of bytes `from..from + len` now, so that no frame pays for it. Best effort: without it pages map
+    /// on first use.
+    pub fn populate(&self, access: Access, from: usize, len: usize) {
         // MADV_POPULATE_READ and _WRITE (Linux 5.14); older systems answer EINVAL.
         const POPULATE_READ: i32 = 22;
         const POPULATE_WRITE: i32 = 23;
         let advice = if access == Access::Write { POPULATE_WRITE } else { POPULATE_READ };
-        // SAFETY: advice on our own mapping; it changes no content.
-        unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, advice) };
+        let len = len.min(self.len.saturating_sub(from));
+        // SAFETY: advice on our own mapping, within it; it changes no content.
+        unsafe { libc::madvise(self.base.as_ptr().wrapping_add(from).cast(), len, advice) };
+    }
+}
+
+/// Keeps a mapping that another crate made from killing us when its object is truncated.
+#[derive(Debug)]
+pub(crate) struct HoleGuard(Option<usize>);
+
+impl HoleGuard {
+    /// Guards `len` bytes from `base` on, until it is dropped: before the mapping ends.
+    pub(crate) fn new(base: *const u8, len: usize) -> HoleGuard {
+        HoleGuard(holes::guard(base as usize, len))
+    }
+}
+
+impl Drop for HoleGuard {
+    fn drop(&mut self) {
+        if let Some(entry) = self.0 {
+            holes::forget(entry);
+        }
     }
 }
 
@@ -251,7 +351,6 @@ mod holes {
     }
 
     extern "C" fn on_sigbus(_signal: i32, info: *mut libc::siginfo_t, _context: *mut c_void) {
-        const PAGE_BYTES: usize = 4096;
         // SAFETY: the system passes a valid siginfo, and SIGBUS carries an address.
         let address = unsafe { (*info).si_addr() } as usize;
         for entry in &GUARDED {
@@ -279,5 +378,40 @@ mod holes {
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         // SAFETY: resets to the default action.
         let _ = unsafe { sigaction(Signal::SIGBUS, &default) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_pages_hold_what_the_small_ones_held() {
+        const BYTES: usize = 2 * HUGE_PAGE_BYTES + PAGE_BYTES;
+        let name = format!("quad.u{}-huge", std::process::id());
+        let segment = Segment::create(&name, BYTES as u64, |_| {}).unwrap().unwrap();
+        let other = Segment::open(&name, BYTES as u64, Access::Read).unwrap();
+        crate::names::unlink(&name);
+        for mapping in [&segment, &other] {
+            assert_eq!(mapping.base().as_ptr() as usize % HUGE_PAGE_BYTES, 0, "no huge page fits there");
+        }
+        let words = BYTES / size_of::<u64>();
+        let content = |index: usize| (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // SAFETY: `words` words are mapped writable here, and only this thread touches them.
+        let all = unsafe { std::slice::from_raw_parts_mut(segment.base().as_ptr().cast::<u64>(), words) };
+        all.iter_mut().enumerate().for_each(|(index, word)| *word = content(index));
+        other.populate(Access::Read, 0, BYTES);
+        assert_eq!(segment.huge_pages(), 2);
+        if !(0..2).all(|page| segment.collapse(page)) {
+            println!("MADV_COLLAPSE: SKIPPED, not on this system");
+        }
+        assert!(!segment.collapse(2), "beyond the last whole one");
+        for mapping in [&segment, &other] {
+            for index in 0..words {
+                // SAFETY: within the mapping; nobody writes now.
+                let found = unsafe { mapping.base().as_ptr().cast::<u64>().add(index).read_volatile() };
+                assert_eq!(found, content(index), "word {index}");
+            }
+        }
     }
 }

@@ -2,10 +2,15 @@
 //! written by its kernel alone, never read back by it; losing one loses numbers and nothing else.
 #![expect(unsafe_code, reason = "a reference to atomics in shared memory")]
 
+mod reader;
+
+pub use reader::{Percentiles, Snapshot, TelemetryReader};
+
 use crate::attach::{load_text, store_text};
 use crate::clock::monotonic_ns;
 use crate::error::ObjectError;
 use crate::names;
+use crate::segment::HoleGuard;
 use crate::sync::{AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
@@ -108,12 +113,22 @@ struct Page {
     written: [AtomicU64; 8],
     /// High half: milliseconds of CLOCK_MONOTONIC; low half: the value in units of 100 ns.
     samples: [[AtomicU64; SAMPLES]; MEASURES],
+    version: [AtomicU64; 8],
 }
 
 const PAGE_BYTES: usize = size_of::<Page>();
 
 struct Mapped {
+    /// First, so that it ends before the mapping does.
+    _guard: HoleGuard,
     shmem: Shmem,
+}
+
+impl Mapped {
+    fn new(shmem: Shmem) -> Mapped {
+        let _guard = HoleGuard::new(shmem.as_ptr(), shmem.len());
+        Mapped { _guard, shmem }
+    }
 }
 
 // SAFETY: the mapping is only reached through the atomics of `Page`; `Shmem` itself is not touched until
@@ -173,7 +188,7 @@ impl Telemetry {
             .map_err(|_| failed("shared_memory create", &name))?;
         // Its stale owners unlink what their successors made: nobody owns, the orchestrator removes.
         shmem.set_owner(false);
-        let mapped = Mapped { shmem };
+        let mapped = Mapped::new(shmem);
         let page = mapped.page();
         page.epoch.store(epoch, Ordering::Relaxed);
         page.pid.store(u64::from(std::process::id()), Ordering::Relaxed);
@@ -186,6 +201,20 @@ impl Telemetry {
 
     fn page(&self) -> &Page {
         self.mapped.page()
+    }
+
+    /// What somebody did to the page from outside, if so: nobody sees these figures any more.
+    ///
+    /// # Errors
+    /// [`ObjectError::Damaged`] with its name.
+    pub fn check(&self) -> Result<(), ObjectError> {
+        let name = self.mapped.shmem.get_os_id().trim_start_matches('/');
+        let what = match std::fs::metadata(format!("{}/{name}", names::SHM_DIR)) {
+            Ok(found) if found.len() >= PAGE_BYTES as u64 => return Ok(()),
+            Ok(_) => "it was truncated while in use",
+            Err(_) => "it was removed while in use",
+        };
+        Err(ObjectError::Damaged { name: name.to_owned(), what: what.to_owned() })
     }
 
     /// What does the work ("pattern", "cpu", "openh264", "udp").
@@ -206,6 +235,11 @@ impl Telemetry {
     /// A sentence for the operator (a fallback, a degraded state); empty: none.
     pub fn set_message(&self, message: &str) {
         store_text(&self.page().message, message);
+    }
+
+    /// Version of the binary that writes this page; 63 bytes are kept.
+    pub fn set_version(&self, version: &str) {
+        store_text(&self.page().version, version);
     }
 
     /// Cores this kernel is pinned to.
@@ -252,7 +286,7 @@ impl Telemetry {
         let index = written.load(Ordering::Relaxed);
         let word = (now_ns / 1_000_000) << 32 | (value_ns / 100).min(u64::from(u32::MAX));
         page.samples[measure as usize][index as usize % SAMPLES].store(word, Ordering::Relaxed);
-        written.store(index + 1, Ordering::Release);
+        written.store(index.wrapping_add(1), Ordering::Release);
     }
 
     /// Brings the figures of the last second up to date; called once a loop turn, works once a second.
@@ -269,146 +303,18 @@ impl Telemetry {
         let cpu_ns = process_cpu_ns();
         let bytes = page.counters[Counter::Bytes as usize].load(Ordering::Relaxed);
         let rate = |amount: u64, unit: u64| (u128::from(amount) * u128::from(unit) / u128::from(elapsed)) as u64;
-        page.fps_milli.store(rate(frames - second.frames, 1000 * SECOND_NS), Ordering::Relaxed);
+        page.fps_milli.store(rate(frames.wrapping_sub(second.frames), 1000 * SECOND_NS), Ordering::Relaxed);
         page.cpu_milli.store(rate(cpu_ns - second.cpu_ns, 1000), Ordering::Relaxed);
-        page.counters[Counter::Kbps as usize].store(rate(bytes - second.bytes, 8_000_000), Ordering::Relaxed);
+        page.counters[Counter::Kbps as usize]
+            .store(rate(bytes.wrapping_sub(second.bytes), 8_000_000), Ordering::Relaxed);
         *second = Second { began_ns: now_ns, frames, cpu_ns, bytes };
         true
     }
 }
 
 fn add(word: &AtomicU64, by: u64) {
-    word.store(word.load(Ordering::Relaxed) + by, Ordering::Relaxed);
-}
-
-/// Percentiles of a measure over the last 10 s, microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Percentiles {
-    /// Samples they are made of.
-    pub count: usize,
-    /// Median.
-    pub p50: f64,
-    /// 95 %.
-    pub p95: f64,
-    /// 99 %.
-    pub p99: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-/// A kernel's page, copied out.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Snapshot {
-    /// Epoch that wrote it.
-    pub epoch: u64,
-    /// Process that wrote it.
-    pub pid: u32,
-    /// CLOCK_MONOTONIC of its start, ns.
-    pub started_ns: u64,
-    /// Cores.
-    pub cpus: Vec<usize>,
-    /// Frames done.
-    pub frames: u64,
-    /// Frames given up.
-    pub dropped: u64,
-    /// Errors.
-    pub errors: u64,
-    /// Frames a second.
-    pub fps: f64,
-    /// CPU, percent of a core.
-    pub cpu_percent: f64,
-    /// CLOCK_MONOTONIC of the last frame, ns.
-    pub last_frame_ns: u64,
-    /// What does the work.
-    pub backend: String,
-    /// Codec.
-    pub codec: String,
-    /// Path.
-    pub path: String,
-    /// Message.
-    pub message: String,
-    /// See [`Counter`].
-    pub counters: [u64; COUNTERS],
-    /// See [`Measure`].
-    pub measures: [Percentiles; MEASURES],
-}
-
-impl Snapshot {
-    /// A counter.
-    pub fn counter(&self, counter: Counter) -> u64 {
-        self.counters[counter as usize]
-    }
-
-    /// A measure.
-    pub fn measure(&self, measure: Measure) -> Percentiles {
-        self.measures[measure as usize]
-    }
-}
-
-/// The reading side.
-pub struct TelemetryReader {
-    mapped: Mapped,
-}
-
-impl TelemetryReader {
-    /// Opens the page of an epoch; `None` when there is none or it is not one.
-    pub fn open(instance: &str, kernel: &str, epoch: u64) -> Option<TelemetryReader> {
-        let name = names::telemetry(instance, kernel, epoch);
-        let shmem = ShmemConf::new().os_id(format!("/{name}")).open().ok()?;
-        if shmem.len() < PAGE_BYTES {
-            return None;
-        }
-        let mapped = Mapped { shmem };
-        // SYNC: object-ready (acquire side)
-        (mapped.page().magic.load(Ordering::Acquire) == MAGIC).then_some(TelemetryReader { mapped })
-    }
-
-    /// Everything, as it is now.
-    pub fn snapshot(&self) -> Snapshot {
-        let p = self.mapped.page();
-        let load = |w: &AtomicU64| w.load(Ordering::Relaxed);
-        let mask = load(&p.cpu_mask);
-        let now_ns = monotonic_ns();
-        // Figures of the last second mean nothing once nobody brings them up to date.
-        const STALE_NS: u64 = 2_500_000_000;
-        let fresh = now_ns.saturating_sub(load(&p.last_frame_ns)) < STALE_NS;
-        Snapshot {
-            epoch: load(&p.epoch),
-            pid: load(&p.pid) as u32,
-            started_ns: load(&p.started_ns),
-            cpus: (0..64).filter(|cpu| mask >> cpu & 1 == 1).collect(),
-            frames: load(&p.frames),
-            dropped: load(&p.dropped),
-            errors: load(&p.errors),
-            fps: if fresh { load(&p.fps_milli) as f64 / 1000.0 } else { 0.0 },
-            cpu_percent: load(&p.cpu_milli) as f64 / 10.0,
-            last_frame_ns: load(&p.last_frame_ns),
-            backend: load_text(&p.backend),
-            codec: load_text(&p.codec),
-            path: load_text(&p.path),
-            message: load_text(&p.message),
-            counters: std::array::from_fn(|i| load(&p.counters[i])),
-            measures: std::array::from_fn(|m| percentiles(&p.samples[m], load(&p.written[m]), now_ns)),
-        }
-    }
-}
-
-fn percentiles(samples: &[AtomicU64; SAMPLES], written: u64, now_ns: u64) -> Percentiles {
-    let oldest_ms = (now_ns.saturating_sub(WINDOW_NS) / 1_000_000) as u32;
-    let mut values: Vec<u32> = samples
-        .iter()
-        .take(written.min(SAMPLES as u64) as usize)
-        .map(|s| s.load(Ordering::Relaxed))
-        // Milliseconds wrap after 49 days: compare by distance.
-        .filter(|s| ((s >> 32) as u32).wrapping_sub(oldest_ms) < u32::MAX / 2)
-        .map(|s| s as u32)
-        .collect();
-    if values.is_empty() {
-        return Percentiles::default();
-    }
-    values.sort_unstable();
-    let at = |q: f64| f64::from(values[((values.len() - 1) as f64 * q).round() as usize]) / 10.0;
-    Percentiles { count: values.len(), p50: at(0.5), p95: at(0.95), p99: at(0.99), max: at(1.0) }
+    // Wrapping: anybody of the same user can write the page, and a kernel must not end over its numbers.
+    word.store(word.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -434,8 +340,38 @@ mod tests {
         assert_eq!((work.count, work.max), (100, 100.0));
         assert!((50.0..=51.0).contains(&work.p50), "{work:?}");
         assert_eq!(snapshot.measure(Measure::Wait).count, 0, "older than the window");
-        let _next = Telemetry::create(&instance, "encode.main", 5).unwrap();
+        let next = Telemetry::create(&instance, "encode.main", 5).unwrap();
         assert!(TelemetryReader::open(&instance, "encode.main", 4).is_none());
+        assert!(next.check().is_ok() && matches!(page.check(), Err(ObjectError::Damaged { .. })));
+        let file = format!("{}/{}", names::SHM_DIR, names::telemetry(&instance, "encode.main", 5));
+        std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(0).unwrap();
+        assert!(matches!(next.check(), Err(ObjectError::Damaged { .. })));
+        next.frame(now); // and no signal
+        for name in names::existing(&instance) {
+            names::unlink(&name);
+        }
+    }
+
+    #[test]
+    fn numbers_that_somebody_else_wrote_are_no_panic() {
+        let instance = format!("tmwild{}", std::process::id());
+        let page = Telemetry::create(&instance, "encode.main", 1).unwrap();
+        let words = page.page();
+        for word in [&words.frames, &words.errors, &words.written[Measure::Work as usize]] {
+            word.store(u64::MAX, Ordering::Relaxed);
+        }
+        page.set(Counter::Bytes, u64::MAX);
+        let now = monotonic_ns();
+        page.frame(now);
+        page.error();
+        page.add(Counter::Bytes, 2);
+        page.sample(Measure::Work, now, 5000);
+        assert_eq!((page.get(Counter::Bytes), words.frames.load(Ordering::Relaxed)), (1, 0), "they wrap");
+        // A second later with fewer frames and bytes than a second ago.
+        assert!(page.tick(now + 1_000_000_000));
+        page.set(Counter::Bytes, 0);
+        assert!(page.tick(now + 2_000_000_000));
+        let _ = TelemetryReader::open(&instance, "encode.main", 1).unwrap().snapshot();
         for name in names::existing(&instance) {
             names::unlink(&name);
         }

@@ -42,10 +42,12 @@ fn capture(i: &Instance, slots: usize) -> (Lease, Producer) {
     (lease, producer)
 }
 
-fn field_of(error: ObjectError) -> &'static str {
+/// Whether an object is refused for the sake of a field: another build's, or damaged.
+fn refused_for(error: &ObjectError, field: &str) -> bool {
     match error {
-        ObjectError::Mismatch { field, .. } => field,
-        other => panic!("not a mismatch: {other}"),
+        ObjectError::Mismatch { field: found, .. } => *found == field,
+        ObjectError::Damaged { what, .. } => what.starts_with(field),
+        _ => false,
     }
 }
 
@@ -60,7 +62,7 @@ fn every_wrong_header_field_is_refused_by_its_name() {
     let reader = i.lease(PROCESS);
     let raw = SharedFile::map(&i.path(CAPTURE), SEGMENT_WORDS * 8);
     let swapped = 0x0102_0304_0506_0708u64.swap_bytes();
-    let cases: [(usize, u64, &str); 12] = [
+    let cases: [(usize, u64, &str); 14] = [
         (0, 0, "the magic"),
         (0, u64::MAX, "the magic"),
         (1, 2 << 32, "the ABI major version"),
@@ -71,28 +73,29 @@ fn every_wrong_header_field_is_refused_by_its_name() {
         (7, 0, "the number of slots"),
         (7, 65, "the number of slots"),
         (7, u64::MAX, "the number of slots"),
-        (8, 0, "content or policy"),
-        (9, 3, "content or policy"),
+        (6, 0, "the identity"),
+        (6, 1 << 16, "the identity"),
+        (8, 0, "the content"),
+        (9, 3, "the policy"),
     ];
     for (word, value, field) in cases {
         let right = raw.words()[word].swap(value, Ordering::SeqCst);
         let Err(error) = Consumer::attach(&reader, PROCESS, CAPTURE, &directory(), &i.dir) else {
             panic!("{field} = {value:#x} was accepted")
         };
-        let text = error.to_string();
-        assert_eq!(field_of(error), field, "{text}");
+        assert!(refused_for(&error, field), "{error}");
         assert!(RingObserver::open(&i.name, CAPTURE).is_err());
         raw.words()[word].store(right, Ordering::SeqCst);
     }
     // A later minor version is no reason to refuse.
     raw.words()[1].fetch_add(5, Ordering::SeqCst);
     assert!(Consumer::attach(&reader, PROCESS, CAPTURE, &directory(), &i.dir).is_ok());
-    // A ring of another producer under this name.
-    raw.words()[6].store(77, Ordering::SeqCst);
+    // Another build's ring is not put away by its kernel either: a person must see that the two do not mix.
+    raw.words()[2].fetch_add(1, Ordering::SeqCst);
     let lease = i.lease(CAPTURE);
     let ring = spec(CAPTURE, &[(PROCESS, true)], Policy::Live, 4);
     let Err(error) = Producer::open(&lease, &ring, &directory()) else { panic!("accepted") };
-    assert!(error.to_string().contains("the producer"), "{error}");
+    assert!(error.to_string().contains("the layout hash"), "{error}");
 }
 
 #[test]
@@ -102,8 +105,12 @@ fn every_wrong_field_of_the_lease_table_is_refused_by_its_name() {
     let raw = SharedFile::map(&i.path("leases"), 4096);
     for (word, field) in [(0, "the magic"), (1, "the ABI"), (2, "the byte order"), (3, "the record size")] {
         let right = raw.words()[word].swap(0x1234_5678, Ordering::SeqCst);
-        assert_eq!(field_of(LeaseTable::observe(&i.name).unwrap_err()), field);
-        assert_eq!(field_of(LeaseTable::join(&i.name).unwrap_err()), field);
+        let error = LeaseTable::observe(&i.name).unwrap_err();
+        assert!(refused_for(&error, field), "{error}");
+        if field != "the magic" {
+            let error = LeaseTable::join(&i.name).unwrap_err();
+            assert!(refused_for(&error, field), "{error}");
+        }
         raw.words()[word].store(right, Ordering::SeqCst);
     }
     drop(table);
@@ -121,16 +128,17 @@ fn short_objects_and_those_of_other_users_are_refused() {
     let whole = std::fs::read(i.path(CAPTURE)).unwrap();
     for bytes in [0, 1, 4096, whole.len() as u64 - 1, whole.len() as u64 + 4096] {
         file.set_len(bytes).unwrap();
-        assert_eq!(field_of(attach().unwrap_err()), "the size", "{bytes} bytes");
+        let error = attach().unwrap_err();
+        assert!(matches!(error, ObjectError::Damaged { .. }), "{bytes} bytes: {error}");
     }
     std::fs::write(i.path(CAPTURE), &whole).unwrap();
     attach().unwrap();
     // SAFETY: asks for a number.
     if unsafe { libc::geteuid() } == 0 {
         std::os::unix::fs::chown(i.path(CAPTURE), Some(12345), None).unwrap();
-        assert_eq!(field_of(attach().unwrap_err()), "the owner");
+        assert!(refused_for(&attach().unwrap_err(), "the owner"));
         std::os::unix::fs::chown(i.path("leases"), Some(12345), None).unwrap();
-        assert_eq!(field_of(LeaseTable::join(&i.name).unwrap_err()), "the owner");
+        assert!(refused_for(&LeaseTable::join(&i.name).unwrap_err(), "the owner"));
         std::os::unix::fs::chown(i.path("leases"), Some(0), None).unwrap();
     } else {
         println!("objects of other users: SKIPPED, only root can make one");
@@ -367,7 +375,7 @@ fn run_under(i: &Instance, damages: &[Damage]) {
                 sink.wait(1000, now + 1000, Some(&stage.output));
                 stage.output.wait_for_room(now + 1000);
                 if let Ok(observer) = RingObserver::open(&i.name, CAPTURE) {
-                    let _ = (observer.status(), observer.slot_lines());
+                    let _ = (observer.status(), observer.slots());
                 }
             }
         }
@@ -584,5 +592,6 @@ fn a_server_outlives_its_hostile_clients() {
     while open_descriptors() > before && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(open_descriptors(), before, "descriptors were left open");
+    // Fewer is fine: the server may not have closed the first connection when they were counted.
+    assert!(open_descriptors() <= before, "descriptors were left open");
 }

@@ -40,7 +40,8 @@ fn holder(i: &Instance, shared: SharedWords) -> Child {
     child
 }
 
-/// A child that becomes the candidate (word 1), then the holder (word 2: the time), and stays.
+/// A child that becomes the candidate (word 1), then the holder (words 3 to 5 tell of it; word 2, the time, comes
+/// last: whoever has seen it may read the others), and stays.
 fn successor(i: &Instance, shared: SharedWords) -> Child {
     Child::spawn(|| {
         let table = i.table();
@@ -48,10 +49,11 @@ fn successor(i: &Instance, shared: SharedWords) -> Child {
         candidate.ready();
         shared.set(1, shared.get(1) + 1);
         let lease = candidate.activate().unwrap();
-        shared.set(2, now());
+        let active = now();
         shared.set(3, lease.epoch());
         shared.set(4, u64::from(lease.bridged_death()));
         shared.set(5, u64::from(std::process::id()));
+        shared.set(2, active);
         lease.running();
         sleep_for_ever();
     })
@@ -137,7 +139,8 @@ fn a_stopped_holder_is_killed_and_succeeded() {
     let table = LeaseTable::observe(&i.name).unwrap();
     let (_, info) = table.verified_pidfd(ENCODE).unwrap();
     assert_eq!((info.pid as i32, info.epoch), (first.pid, 1));
-    assert!(table.kill_holder(ENCODE));
+    assert!(!table.kill_holder(ENCODE, 7), "another epoch than the one judged");
+    assert!(table.kill_holder(ENCODE, 1));
     assert_eq!(first.join(), End::Signal(libc::SIGKILL));
     shared.wait_for(2, 1);
     assert_eq!(shared.get(3), 2);
@@ -156,13 +159,13 @@ fn a_pid_of_another_process_is_never_signalled() {
     assert_eq!(Some(started), shm_protocol::lease::start_time(first.pid as u32), "the offset in this test is wrong");
     raw.words()[START_TIME].store(started + 1, Ordering::SeqCst);
     assert!(table.verified_pidfd(ENCODE).is_none());
-    assert!(!table.kill_holder(ENCODE));
+    assert!(!table.kill_holder(ENCODE, 1));
     raw.words()[START_TIME].store(started, Ordering::SeqCst);
     std::thread::sleep(Duration::from_millis(20));
     assert!(first.is_running());
     // Without a holder there is nobody to signal, whatever the record says.
     drop(first);
-    assert!(!table.kill_holder(ENCODE));
+    assert!(!table.kill_holder(ENCODE, 1));
 }
 
 #[test]
@@ -204,9 +207,13 @@ fn a_holder_that_does_not_die_is_forced_out_and_its_buffers_are_set_aside() {
     wait_until_it_waits(&new);
     let table = LeaseTable::observe(&i.name).unwrap();
     let forced = Instant::now();
-    table.force_takeover(ENCODE);
+    assert!(!table.force_takeover(ENCODE, 2).unwrap(), "another epoch than the one judged");
+    assert!(table.force_takeover(ENCODE, 1).unwrap());
+    assert!(!table.force_takeover(ENCODE, 1).unwrap(), "a second judge");
+    assert!(!table.kill_holder(ENCODE, 1), "it holds nothing any more");
     shared.wait_for(2, 1);
-    println!("forced takeover after {:?} (1 s of it waits for the old process)", forced.elapsed());
+    println!("forced takeover after {:?}", forced.elapsed());
+    assert!(forced.elapsed() < Duration::from_millis(500), "waited again for a process that does not die");
     assert_eq!(RawRing::read(&i, ENCODE).count(QUARANTINED), 1);
     let before = std::fs::read(i.path(ENCODE)).unwrap();
     old.signal(libc::SIGCONT);

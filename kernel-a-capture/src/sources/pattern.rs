@@ -105,8 +105,11 @@ pub struct PatternOptions {
     pub height: u32,
     /// Frame rate.
     pub fps: Rational,
-    /// Paced by the clock; otherwise a frame is there whenever one is asked for.
+    /// Paced by the clock: who comes late skips to the present.
     pub live: bool,
+    /// When not live: no frame is there before its time, and none is skipped; otherwise one is there whenever it is
+    /// asked for.
+    pub held_back: bool,
     /// `source_pos` of the last frame a predecessor published, 0 for none. A live pattern follows the clock instead.
     pub resume_pos: u64,
 }
@@ -118,6 +121,8 @@ pub struct PatternSource {
     painter: Painter,
     pacer: Option<Pacer>,
     due: Option<PacedSlot>,
+    /// When the next frame of a lossless pattern with a rate may be made, CLOCK_MONOTONIC nanoseconds.
+    not_before_ns: Option<u64>,
     position: u64,
 }
 
@@ -130,8 +135,11 @@ impl PatternSource {
         let colour = if options.pixel_format.is_rgb() { Colour::SRGB } else { Colour::BT709_LIMITED };
         let format = VideoFormat::packed(options.pixel_format, options.width, options.height, options.fps, colour)
             .map_err(|source| SourceError::Format { name: "pattern", source })?;
-        let pacer = if options.live { Some(Pacer::new(options.fps, clock::monotonic_ns()?)) } else { None };
-        Ok(PatternSource { format, painter: Painter::new(format), pacer, due: None, position: options.resume_pos })
+        let now_ns = clock::monotonic_ns()?;
+        let pacer = options.live.then(|| Pacer::new(options.fps, now_ns));
+        let not_before_ns = (options.held_back && !options.live).then_some(now_ns);
+        let painter = Painter::new(format);
+        Ok(PatternSource { format, painter, pacer, due: None, not_before_ns, position: options.resume_pos })
     }
 }
 
@@ -158,6 +166,11 @@ impl Source for PatternSource {
                 return Ok(Wait::Stopped);
             }
         }
+        if let Some(not_before_ns) = self.not_before_ns
+            && !clock::sleep_until(not_before_ns, stop)?
+        {
+            return Ok(Wait::Stopped);
+        }
         Ok(Wait::Ready)
     }
 
@@ -174,6 +187,11 @@ impl Source for PatternSource {
         let FrameRequest { frame_id, buffer_index, buffer_fresh, ref mut pixels } = *request;
         self.painter.paint(pixels, buffer_index, buffer_fresh, frame_id, clock::realtime_us()?);
         self.position = source_pos;
+        if let Some(not_before_ns) = &mut self.not_before_ns {
+            // What was held back is not made up for in a burst; half an interval allows for a late wake-up.
+            let interval_ns = self.format.fps.interval_ns();
+            *not_before_ns = (*not_before_ns + interval_ns).max(capture_ns + interval_ns / 2);
+        }
         Ok(Captured::Frame(FrameTimes {
             capture_ns,
             source_pts_ns: pts(source_pts_ns),

@@ -12,6 +12,7 @@ use std::{
 
 use tracing::{info, warn};
 
+use super::outbox::Outbox;
 use super::{Batch, Outcome, Transmit, TransmitError, TransmitStats};
 
 /// Attempts to find an even port with a free neighbour: with half the ephemeral ports taken, 64 fail in 10^-8 of cases.
@@ -115,6 +116,7 @@ pub struct UdpTransmit {
     path: SendPath,
     stats: TransmitStats,
     scratch: send::Scratch,
+    outbox: Option<Outbox>,
 }
 
 /// Opens the two sockets of a stream.
@@ -147,6 +149,7 @@ pub fn open_pair(config: &UdpConfig) -> Result<(UdpTransmit, RtcpSocket), Transm
         path: config.path,
         stats: TransmitStats::default(),
         scratch: send::Scratch::new(),
+        outbox: None,
     };
     let rtcp = RtcpSocket { port: port_of(&rtcp)?, socket: rtcp, destination: rtcp_destination };
     Ok((transmit, rtcp))
@@ -217,6 +220,16 @@ impl UdpTransmit {
         Ok(())
     }
 
+    /// Has the system note what it sent in `outbox` from now on (not on the path "send", which has no such note).
+    pub fn set_outbox(&mut self, outbox: Outbox) {
+        self.outbox = Some(outbox);
+    }
+
+    /// Where the system notes what it sent.
+    pub fn outbox(&self) -> Option<&Outbox> {
+        self.outbox.as_ref()
+    }
+
     fn connect(&mut self) -> bool {
         if !self.connected {
             match self.socket.connect(self.config.destination) {
@@ -265,6 +278,12 @@ impl Transmit for UdpTransmit {
             return Outcome { packets: batch.len(), blocked: false };
         }
         self.send_connected(batch)
+    }
+
+    fn stamp(&mut self, stamp: u64, first_packet: u32) {
+        if let Some(outbox) = &mut self.outbox {
+            outbox.stamp(stamp, first_packet);
+        }
     }
 
     fn give_up(&mut self, packets: usize) {

@@ -114,7 +114,11 @@ impl Launch {
     }
 }
 
-fn bin_dir() -> Result<PathBuf, Failure> {
+/// The directory of the build that this command belongs to: QUAD_BIN_DIR, else where its own program lies.
+///
+/// # Errors
+/// [`Exit::Usage`] when QUAD_BIN_DIR names none.
+pub fn bin_dir() -> Result<PathBuf, Failure> {
     if let Some(dir) = std::env::var_os(BIN_DIR_VARIABLE).filter(|dir| !dir.is_empty()) {
         let dir = PathBuf::from(dir);
         return dir.canonicalize().map_err(|error| {

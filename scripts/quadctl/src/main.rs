@@ -4,6 +4,7 @@ mod commands;
 mod doctor;
 mod launch;
 mod preflight;
+mod probe;
 mod process;
 mod supervisor;
 mod teardown;
@@ -17,7 +18,7 @@ use kernel_host::exit::Failure;
 
 /// Live video through four processes joined by shared memory
 #[derive(Debug, Parser)]
-#[command(name = "quad", version, disable_help_subcommand = true)]
+#[command(name = "quad", version = commands::own_version(), disable_help_subcommand = true)]
 struct Cli {
     /// Instance of the whole system
     #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, global = true)]
@@ -35,6 +36,9 @@ struct Start {
     /// Set one key over the file, for example encode.bitrate_kbps=6000; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Keep the senders' sessions of a dead instance, so that its RTP streams go on (an upgrade to another layout)
+    #[arg(long, hide = true)]
+    keep_sessions: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,6 +109,15 @@ enum Command {
         /// The ring, named by the kernel that writes it
         #[arg(value_name = "RING")]
         ring: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Replace every kernel and the supervisor by another build, kernel by kernel under the running stream
+    Upgrade {
+        /// Directory with the new build's quadctl and kernels; without it that of this command
+        #[arg(long, value_name = "DIR")]
+        binaries: Option<PathBuf>,
     },
     /// Print the version
     Version,
@@ -136,7 +149,8 @@ fn main() -> ExitCode {
         Command::List { json } => commands::list::run(json),
         Command::Doctor { json } => doctor::run(json),
         Command::Logs { kernel, follow } => commands::logs::run(instance, kernel.as_deref(), follow),
-        Command::Inspect { ring } => commands::inspect::run(instance, &ring),
+        Command::Inspect { ring, json } => commands::inspect::run(instance, &ring, json),
+        Command::Upgrade { binaries } => commands::upgrade::run(instance, binaries.as_deref()),
         Command::Version => commands::version(),
         Command::Supervise { start } => commands::supervise::run(instance, &start),
     };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 pub use rustix::process::Signal;
-use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid};
 use shm_protocol::lease::{LeaseTable, start_time};
 
 /// A process that was alive when this was made.
@@ -42,6 +42,12 @@ impl Process {
     /// Readable once the process has ended.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+
+    /// How it ended, once it has, if it is a child of this process: that takes leave of it. `None` for other
+    /// processes.
+    pub fn reap(&self) -> Option<WaitIdStatus> {
+        waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok().flatten()
     }
 
     /// Whether it has ended (a zombie has).
@@ -104,20 +110,46 @@ pub fn holder(table: &LeaseTable, kernel: &str) -> Option<Process> {
     Some(Process { pid: info.pid, start_time: info.start_time, pidfd })
 }
 
-/// The last line of a log that says something, from `offset` on.
+/// What the last line of a log says that says something, from `offset` on: an error before all else, and without
+/// time, level and fields, which belong in the log.
 pub fn last_line(path: &Path, offset: u64) -> Option<String> {
     let text = fs::read(path).ok()?;
     let from = usize::try_from(offset).ok().filter(|from| *from <= text.len()).unwrap_or(0);
     let text = String::from_utf8_lossy(&text[from..]).into_owned();
     let said = |line: &&str| !line.is_empty();
+    let lines = || text.lines().rev().map(str::trim).filter(said).map(message_of);
     // Two processes may write to one log (a swap): an error says more than what came after it.
-    let error = text
-        .lines()
-        .rev()
-        .map(str::trim)
-        .filter(said)
-        .find_map(|line| line.split_once(" ERROR ").map(|(_, text)| text));
-    error.or_else(|| text.lines().rev().map(str::trim).find(said)).map(str::to_owned)
+    lines().find(|(level, _)| level == "ERROR").or_else(|| lines().next()).map(|(_, message)| message)
+}
+
+/// Level and message of a log line, in either of the two forms; a line that is none is all message.
+fn message_of(line: &str) -> (String, String) {
+    const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
+    if let Ok(line) = serde_json::from_str::<serde_json::Value>(line)
+        && let (Some(level), Some(message)) = (line["level"].as_str(), line["message"].as_str())
+    {
+        return (level.to_owned(), message.to_owned());
+    }
+    let parts = line.split_once(' ').and_then(|(time, rest)| Some((time, rest.trim_start().split_once(' ')?)));
+    match parts {
+        Some((time, (level, message))) if time.ends_with('Z') && time.contains('T') && LEVELS.contains(&level) => {
+            (level.to_owned(), without_fields(message).to_owned())
+        }
+        _ => (String::new(), line.to_owned()),
+    }
+}
+
+/// A message without the `name=value` fields behind it.
+fn without_fields(mut message: &str) -> &str {
+    let is_field = |word: &str| {
+        word.split_once('=').is_some_and(|(name, _)| {
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        })
+    };
+    while let Some((rest, _)) = message.rsplit_once(' ').filter(|(_, word)| is_field(word)) {
+        message = rest.trim_end();
+    }
+    message
 }
 
 #[cfg(test)]
@@ -155,6 +187,20 @@ mod tests {
         fs::write(&path, "one\ntwo\n\n").unwrap();
         assert_eq!(last_line(&path, 0).as_deref(), Some("two"));
         assert_eq!(last_line(&path, 8), None);
+        let time = "2026-01-01T00:00:00.000001Z";
+        for (line, message) in [
+            (
+                format!("{time} ERROR Cannot open /dev/x: set capture.path=/y code=69\n{time}  INFO Ended"),
+                "Cannot open /dev/x: set capture.path=/y",
+            ),
+            (format!("{time}  INFO Started kernel=\"encode.main\" epoch=1 cpus=[0]"), "Started"),
+            (format!("{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"No disk\",\"code\":75}}"), "No disk"),
+            ("thread 'main' panicked at x=1".to_owned(), "thread 'main' panicked at x=1"),
+        ] {
+            fs::write(&path, line).unwrap();
+            assert_eq!(last_line(&path, 0).as_deref(), Some(message));
+        }
+        fs::write(&path, "one\ntwo\n\n").unwrap();
         // Rotated meanwhile: all there is.
         assert_eq!(last_line(&path, 900).as_deref(), Some("two"));
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use kernel_host::exit::{Exit, Failure};
 use kernel_host::name::{KernelName, Kind};
 use kernel_host::runtime::RuntimeDir;
+use shm_protocol::error::ObjectError;
 use shm_protocol::lease::{LeaseTable, Removal};
 
 use crate::process::{Process, end_all, holder, read_pid_file};
@@ -62,7 +63,7 @@ fn survivors(instance: &str, runtime: &RuntimeDir) -> Survivors {
 }
 
 /// Whether a process runs the binary of a kind: a candidate's record keeps its number after it is gone.
-pub fn runs(pid: u32, kind: Kind) -> bool {
+fn runs(pid: u32, kind: Kind) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let program = line.split(|byte| *byte == 0).next().unwrap_or_default();
     program.rsplit(|byte| *byte == b'/').next() == Some(kind.binary().as_bytes())
@@ -106,12 +107,32 @@ pub fn remove_everything(instance: &str, runtime: &RuntimeDir) -> Result<(), Fai
     Ok(())
 }
 
+/// Whether an object is a sender's session: versioned by itself, it outlives a change of the rings' layout. (What the
+/// sender keeps beside it about packets just being sent does not: a kernel that ended in order has none.)
+pub fn is_session(name: &str) -> bool {
+    name.ends_with(".session")
+}
+
+/// Ends every kernel and removes every object but the senders' sessions: what comes next may have another layout and
+/// goes on with the same RTP streams.
+///
+/// # Errors
+/// [`Exit::Temporary`] while a process lives.
+pub fn clear_for_other_layout(instance: &str, runtime: &RuntimeDir) -> Result<(), Failure> {
+    stop_kernels(instance, runtime)?;
+    removed(instance, LeaseTable::remove_if_dead_but(instance, is_session))
+}
+
 /// Removes every shared-memory object of a dead instance.
 ///
 /// # Errors
 /// [`Exit::Temporary`] while a process of it lives.
 pub fn remove_objects(instance: &str) -> Result<(), Failure> {
-    match LeaseTable::remove_if_dead(instance) {
+    removed(instance, LeaseTable::remove_if_dead(instance))
+}
+
+fn removed(instance: &str, removal: Result<Removal, ObjectError>) -> Result<(), Failure> {
+    match removal {
         Ok(Removal::Removed(_)) => Ok(()),
         Ok(Removal::StillAlive) => {
             let text = format!("A process of instance {instance} still lives and uses its shared memory");

@@ -80,7 +80,7 @@ fn a_killed_kernel_comes_back_at_once_and_the_others_stay() {
 
 #[test]
 fn endings_that_mean_it_are_not_followed_by_a_restart() {
-    for (exit, text) in [("78", "configuration error"), ("3", "fenced"), ("64", "command line")] {
+    for (exit, text) in [("78", "configuration error"), ("64", "command line")] {
         let instance = Instance::new(&format!("exit{exit}"));
         assert_eq!(code(&instance.up(&[])), 0);
         let before = instance.lease("encode.main").unwrap();
@@ -96,6 +96,18 @@ fn endings_that_mean_it_are_not_followed_by_a_restart() {
         assert_eq!(code(&instance.quad(&["restart", "encode"])), 0);
         assert_eq!(instance.status().1, 0);
     }
+}
+
+#[test]
+fn a_fenced_ending_with_nobody_at_work_is_followed_by_a_start() {
+    let instance = Instance::new("fenced");
+    assert_eq!(code(&instance.up(&[])), 0);
+    let before = instance.lease("encode.main").unwrap();
+    instance.order("encode.main.exit", "3");
+    send(before.pid, Signal::SIGKILL);
+    wait(Duration::from_secs(5), || (instance.starts("encode.main").len() >= 3).then_some(())).unwrap();
+    instance.withdraw("encode.main.exit");
+    wait(Duration::from_secs(5), || (instance.status().1 == 0).then_some(())).unwrap();
 }
 
 #[test]
@@ -160,7 +172,9 @@ fn a_new_up_adopts_what_a_killed_supervisor_left() {
     // One dies meanwhile: the new supervisor starts that one alone.
     send(before[2], Signal::SIGKILL);
     wait(Duration::from_secs(5), || (!instance.lease("encode.main").unwrap().held).then_some(())).unwrap();
-    assert_eq!(code(&instance.up(&[])), 0);
+    let up = instance.up(&[]);
+    assert_eq!(code(&up), 0);
+    assert!(stdout(&up).contains("adopted 3 running kernels, started 1 more"), "{}", stdout(&up));
     let after: Vec<u32> = KERNELS.iter().map(|kernel| instance.next_epoch(kernel, 0).pid).collect();
     assert_eq!((after[0], after[1], after[3]), (before[0], before[1], before[3]));
     assert_ne!(after[2], before[2]);
@@ -169,6 +183,40 @@ fn a_new_up_adopts_what_a_killed_supervisor_left() {
     send(net.pid, Signal::SIGKILL);
     instance.next_epoch("net.main", net.epoch);
     assert_eq!(code(&instance.quad(&["restart", "process"])), 0, "an adopted one ends on request");
+    assert_eq!(code(&instance.quad(&["down"])), 0);
+    instance.assert_gone();
+}
+
+#[test]
+fn an_adopting_up_takes_nothing_down_for_what_is_silent_or_does_not_start() {
+    let instance = Instance::new("silent");
+    assert_eq!(code(&instance.up(&[])), 0);
+    // Kernel D's next process puts nothing on the wire: its source has a pause.
+    instance.order("net.main.silent", "");
+    let net = instance.lease("net.main").unwrap();
+    send(net.pid, Signal::SIGKILL);
+    instance.next_epoch("net.main", net.epoch);
+    let orphan = || {
+        send(instance.supervisor().unwrap(), Signal::SIGKILL);
+        wait(Duration::from_secs(5), || instance.supervisor().is_none().then_some(())).unwrap();
+    };
+    orphan();
+    let began = Instant::now();
+    let up = instance.up(&[]);
+    assert_eq!(code(&up), 0);
+    assert!(stdout(&up).contains("adopted 4 running kernels"), "{}", stdout(&up));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // And one that cannot start any more costs the others nothing.
+    orphan();
+    let before = instance.lease("capture.main").unwrap();
+    instance.order("encode.main.exit", "78");
+    send(instance.lease("encode.main").unwrap().pid, Signal::SIGKILL);
+    let up = instance.up(&[]);
+    assert_eq!(code(&up), 0, "{}", stderr(&up));
+    assert!(stdout(&up).contains("Adopted 3 running kernels. encode.main does not start"), "{}", stdout(&up));
+    assert_eq!((instance.lease("capture.main").unwrap().pid, instance.status().1), (before.pid, 1));
+    instance.withdraw("encode.main.exit");
+    assert_eq!(code(&instance.quad(&["restart", "encode"])), 0);
     assert_eq!(code(&instance.quad(&["down"])), 0);
     instance.assert_gone();
 }
@@ -226,6 +274,57 @@ fn a_standby_takes_over_and_gets_a_successor() {
     let starts = instance.starts("encode.main");
     assert_eq!(starts.len(), 3);
     assert!(!starts[0].1.contains("--standby") && starts[1].1.contains("--standby"));
+}
+
+#[test]
+fn a_standby_that_took_over_while_nobody_watched_is_the_one_in_the_pid_file() {
+    let instance = Instance::new("pidfile");
+    assert_eq!(code(&instance.up(&["--set", "encode.standby=true"])), 0);
+    wait(Duration::from_secs(5), || instance.lease("encode.main").filter(|info| info.candidate_ready)).unwrap();
+    send(instance.supervisor().unwrap(), Signal::SIGKILL);
+    wait(Duration::from_secs(5), || instance.supervisor().is_none().then_some(())).unwrap();
+    let before = instance.lease("encode.main").unwrap();
+    send(before.pid, Signal::SIGKILL);
+    assert_eq!(instance.next_epoch("encode.main", before.epoch).pid, before.candidate_pid);
+    assert_eq!(code(&instance.up(&["--set", "encode.standby=true"])), 0);
+    let file = |name: &str| std::fs::read_to_string(instance.runtime().path().join(name)).unwrap_or_default();
+    assert_eq!(file("encode.main.pid").lines().next(), Some(before.candidate_pid.to_string().as_str()));
+    // And it gets a standby of its own.
+    let third = wait(Duration::from_secs(5), || {
+        instance.lease("encode.main").filter(|info| info.candidate_ready && info.candidate_pid != before.candidate_pid)
+    });
+    let third = third.unwrap().candidate_pid.to_string();
+    assert_eq!(file("encode.main.standby.pid").lines().next(), Some(third.as_str()));
+}
+
+#[test]
+fn a_lease_table_damaged_by_hand_is_replaced_and_every_kernel_begins_anew() {
+    for (tag, word) in [("unlink", "was removed"), ("cut", "was truncated")] {
+        let instance = Instance::new(tag);
+        assert_eq!(code(&instance.up(&["--set", "encode.standby=true"])), 0);
+        wait(Duration::from_secs(5), || (instance.starts("encode.main").len() == 2).then_some(())).unwrap();
+        let table =
+            std::path::Path::new(shm_protocol::names::SHM_DIR).join(shm_protocol::names::leases(&instance.name));
+        let before: Vec<u32> = KERNELS.iter().map(|kernel| instance.lease(kernel).unwrap().pid).collect();
+        let damaged = Instant::now();
+        match tag {
+            "unlink" => std::fs::remove_file(&table).unwrap(),
+            _ => std::fs::OpenOptions::new().write(true).open(&table).unwrap().set_len(0).unwrap(),
+        }
+        for (kernel, before) in KERNELS.iter().zip(&before) {
+            assert_ne!(instance.next_epoch(kernel, 0).pid, *before, "{kernel}");
+        }
+        assert!(damaged.elapsed() < Duration::from_secs(2), "{:?}", damaged.elapsed());
+        let log = instance.log("supervisor");
+        assert_eq!(log.matches(word).count(), 1, "{log}");
+        assert_eq!(instance.status().1, 0);
+        // Supervision is what it was.
+        let encode = instance.lease("encode.main").unwrap();
+        send(encode.pid, Signal::SIGKILL);
+        instance.next_epoch("encode.main", encode.epoch);
+        assert_eq!(code(&instance.quad(&["down"])), 0);
+        instance.assert_gone();
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use clap::{Args, Command, FromArgMatches as _};
 
 use crate::config::{Config, Overrides};
 use crate::exit::{Exit, Failure};
+use crate::identity::Identity;
 use crate::name::{KernelName, Kind};
 use crate::pin::online_cpus;
 use crate::runtime::RuntimeDir;
@@ -36,6 +37,9 @@ pub struct KernelArgs {
     /// Get ready and wait until the running one ends or yields
     #[arg(long)]
     pub standby: bool,
+    /// Version of the binary, with the mark of its build
+    #[arg(skip)]
+    pub version: String,
 }
 
 /// What a kernel starts from: everything read and checked, nothing opened yet.
@@ -47,6 +51,8 @@ pub struct Start {
     pub runtime: RuntimeDir,
     /// The configuration in effect.
     pub config: Config,
+    /// Why the kept overrides are not in effect, if they are not.
+    pub overrides_lost: Option<String>,
 }
 
 impl KernelArgs {
@@ -78,8 +84,13 @@ impl KernelArgs {
             Kind::Encode => "Kernel C: makes access units of pixels",
             Kind::Net => "Kernel D: puts access units on the wire",
         };
-        let command = KernelArgs::augment_args(Command::new(kind.binary()).version(version).about(about));
-        KernelArgs::from_arg_matches(&command.try_get_matches_from(line)?)
+        let identity = Identity::own(kind, version);
+        let line_of_version = identity.to_string();
+        // The parser puts the name before it. It wants text that lives for ever; a process parses its line once.
+        let after_name: &'static str = line_of_version.split_once(' ').map_or("", |(_, rest)| rest).to_owned().leak();
+        let command = KernelArgs::augment_args(Command::new(kind.binary()).version(after_name).about(about));
+        let args = KernelArgs::from_arg_matches(&command.try_get_matches_from(line)?)?;
+        Ok(KernelArgs { version: identity.version, ..args })
     }
 
     /// Reads and checks the configuration: file, then the instance's kept overrides, then `--set`.
@@ -98,7 +109,11 @@ impl KernelArgs {
     /// As [`KernelArgs::start`].
     pub fn start_in(&self, kind: Kind, runtime: RuntimeDir) -> Result<Start, Failure> {
         let kernel = KernelName::new(kind, &self.name)?;
-        let overrides = Overrides::load(&runtime.overrides())?;
+        // What the supervisor keeps must not stop a stream when somebody damaged it.
+        let (overrides, overrides_lost) = match Overrides::load(&runtime.overrides()) {
+            Ok(overrides) => (overrides, None),
+            Err(error) => (Overrides::default(), Some(error.to_string())),
+        };
         let config = Config::load_with(self.config.as_deref(), &overrides, &self.set)?;
         config.validate_cpus(&online_cpus()?)?;
         if !config.has(&kernel) {
@@ -106,7 +121,7 @@ impl KernelArgs {
             let text = format!("No {kernel} is configured; --name may be {}", known.join(", "));
             return Err(Failure::new(Exit::Usage, text));
         }
-        Ok(Start { kernel, runtime, config })
+        Ok(Start { kernel, runtime, config, overrides_lost })
     }
 }
 
@@ -154,7 +169,9 @@ mod tests {
     fn help_and_version_are_no_errors_and_the_rest_is_usage() {
         assert_eq!(exit_of(&parse(&["--help"]).unwrap_err()), Exit::Stopped);
         let version = parse(&["--version"]).unwrap_err();
-        assert_eq!((exit_of(&version), version.to_string().as_str()), (Exit::Stopped, "kernel-c-encode 1.2.3\n"));
+        assert_eq!(exit_of(&version), Exit::Stopped);
+        assert_eq!(version.to_string().parse(), Ok(Identity::own(Kind::Encode, "1.2.3")));
+        assert!(version.to_string().starts_with("kernel-c-encode 1.2.3"), "{version}");
         for bad in [&["--confg", "x"][..], &["stray"], &["--name"]] {
             assert_eq!(exit_of(&parse(bad).unwrap_err()), Exit::Usage, "{bad:?}");
         }

@@ -3,6 +3,7 @@
 use crate::exit::{Exit, Failure};
 use crate::kernel::object;
 use crate::name::KernelName;
+use crate::prepare::{Prepare, Surroundings};
 use crate::runtime::RuntimeDir;
 use crate::signals::Stop;
 use shm_protocol::lease::{Candidate, Lease, Yielded};
@@ -19,17 +20,41 @@ const PROBATION: Duration = Duration::from_secs(1);
 /// How long a successor may publish nothing (the source may be silent) before its predecessor goes all the same.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// The lease as soon as its holder died or yielded. `Ok(None)`: asked to end while waiting.
-pub(crate) fn wait_for_lease(candidate: Candidate, stop: &Stop) -> Result<Option<Lease>, Failure> {
+/// How often a candidate sees whether what it prepared is still what will be needed.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The lease as soon as its holder died or yielded. `make_ready` keeps the candidate prepared meanwhile. `Ok(None)`:
+/// asked to end while waiting.
+pub(crate) fn wait_for_lease(
+    candidate: Candidate,
+    stop: &Stop,
+    mut make_ready: impl FnMut() -> Result<(), Failure>,
+) -> Result<Option<Lease>, Failure> {
     let receive = activate_in_background(candidate)?;
+    let mut looked = Instant::now();
     loop {
         match receive.recv_timeout(Duration::from_millis(20)) {
             Ok(lease) => return lease.map(Some),
             Err(RecvTimeoutError::Timeout) if stop.requested() => return Ok(None),
+            Err(RecvTimeoutError::Timeout) if looked.elapsed() >= LOOK_AGAIN => {
+                make_ready()?;
+                looked = Instant::now();
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(ended()),
         }
     }
+}
+
+/// L2, for the first time or once more. What was made is said in the log.
+pub(crate) fn make_ready(around: &Surroundings<'_>, prepare: &mut dyn Prepare) -> Result<(), Failure> {
+    let began = Instant::now();
+    if let Some(what) = prepare.prepare(around)? {
+        let mapped_bytes = around.directory.total_bytes();
+        let ms = began.elapsed().as_millis() as u64;
+        tracing::info!(kernel = %around.name, what, mapped_bytes, ms, "Prepared");
+    }
+    Ok(())
 }
 
 /// Waits for the lock in the kernel of the operating system, which wakes a successor the moment its

@@ -4,6 +4,7 @@ use crate::args::KernelArgs;
 use crate::config::{Config, Policy as ConfiguredPolicy};
 use crate::exit::{Exit, Failure};
 use crate::name::{KernelName, Kind};
+use crate::prepare::{Prepare, Surroundings};
 use crate::ready::Notifier;
 use crate::runtime::RuntimeDir;
 use crate::signals::Stop;
@@ -50,18 +51,23 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Starts a kernel up to the moment it holds its lease. `Ok(None)`: it was asked to end, or only to show
-    /// its configuration.
+    /// Starts a kernel up to the moment it holds its lease. While another process holds it, this one makes itself
+    /// ready with `prepare`. `Ok(None)`: it was asked to end, or only to show its configuration.
     ///
     /// # Errors
     /// [`Failure`] with the exit code that tells the supervisor what to do.
-    pub fn start(args: &KernelArgs, kind: Kind) -> Result<Option<Kernel>, Failure> {
+    pub fn start(args: &KernelArgs, kind: Kind, prepare: &mut dyn Prepare) -> Result<Option<Kernel>, Failure> {
         let start = args.start(kind)?;
         if args.check {
             print!("{}", start.config.effective_toml());
             return Ok(None);
         }
         log::init(&start.config.log)?;
+        if let Some(lost) = &start.overrides_lost {
+            tracing::error!(
+                "{lost}; what was set before is not in effect. `quad set` it again once the file is removed"
+            );
+        }
         let stop = Stop::install().map_err(|error| Failure::new(Exit::Internal, error))?;
         let reload = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload))
@@ -81,12 +87,22 @@ impl Kernel {
             }
         };
         start.runtime.create()?;
-        let Some(lease) = take_lease(&start.runtime, &start.kernel, args.standby, &stop)? else { return Ok(None) };
-        let kernel = start.kernel.to_string();
-        let telemetry = page(&start.runtime, &start.kernel, &lease)?;
-        let cpus: Vec<usize> = cpus.iter().flat_map(pin::CpuSet::iter).collect();
-        telemetry.set_cpus(&cpus);
         let directory = Arc::<PoolDirectory>::default();
+        let table = LeaseTable::join(start.runtime.instance()).map_err(object)?;
+        let around = Surroundings {
+            name: &start.kernel,
+            config: &start.config,
+            runtime: &start.runtime,
+            directory: &directory,
+            table: &table,
+        };
+        let Some(lease) = take_lease(&around, prepare, args.standby, &stop)? else { return Ok(None) };
+        let kernel = start.kernel.to_string();
+        let cpus: Vec<usize> = cpus.iter().flat_map(pin::CpuSet::iter).collect();
+        let telemetry = page(&start.runtime, &start.kernel, &lease, &cpus, &args.version)?;
+        if let Some(lost) = &start.overrides_lost {
+            telemetry.set_message(&format!("overrides not in effect: {lost}"));
+        }
         fdpass::serve(start.runtime.path(), &kernel, Arc::clone(&directory)).map_err(object)?;
         tracing::info!(kernel, epoch = lease.epoch(), pid = std::process::id(), ?cpus, "Started");
         Ok(Some(Kernel {
@@ -114,8 +130,13 @@ impl Kernel {
     /// the kernel is asked to end or a successor is ready to take over.
     ///
     /// # Errors
-    /// [`Failure`] "temporary" when somebody removed the instance's objects by hand.
+    /// [`Failure`] "temporary" when somebody removed or truncated the instance's objects by hand.
     pub fn turn(&mut self) -> Result<bool, Failure> {
+        // Before the beat, which is the successor's by then; a loop that waits may come to no ring operation.
+        if !self.lease.is_current() {
+            let current = self.lease.table().info(self.lease.index()).epoch;
+            return Err(ring(RingError::Fenced { mine: self.lease.epoch(), current }));
+        }
         self.lease.beat();
         let now = monotonic_ns();
         self.telemetry.tick(now);
@@ -124,10 +145,12 @@ impl Kernel {
             self.next_check_ns = now + CHECK_NS;
             self.telemetry.set(Counter::PoolBytes, self.directory.total_bytes());
             self.notifier.watchdog();
-            if !self.lease.table().is_linked() {
-                let text = "The instance's shared-memory objects were removed while it ran; starting anew";
-                return Err(Failure::new(Exit::Temporary, text));
+            // Whoever damaged an object from outside spoiled it for everybody: the next process of this kernel maps
+            // what is there then, and makes anew what is its own.
+            if !self.lease.table().is_whole() {
+                return Err(object(self.lease.table().damaged()));
             }
+            self.directory.check().and_then(|()| self.telemetry.check()).map_err(object)?;
         }
         Ok(!self.stop.requested() && self.lease.wanted_successor().is_none())
     }
@@ -157,7 +180,8 @@ impl Kernel {
     /// The [`Failure`] of `body` or of the hand-over.
     pub fn serve(mut self, mut body: impl FnMut(&mut Kernel) -> Result<(), Failure>) -> Result<(), Failure> {
         loop {
-            body(&mut self)?;
+            self.directory.unwatch();
+            body(&mut self).map_err(|failure| self.explained(failure))?;
             if self.stop.requested() || self.lease.wanted_successor().is_none() {
                 self.notifier.stopping();
                 tracing::info!(kernel = %self.name, "Stopped");
@@ -170,8 +194,17 @@ impl Kernel {
                 return Ok(());
             };
             tracing::warn!(kernel = %self.name, epoch = lease.epoch(), "The successor failed; going on");
-            self.telemetry = page(&self.runtime, &self.name, &lease)?;
+            let cpus: Vec<usize> = pin::allowed_cpus().iter().collect();
+            self.telemetry = page(&self.runtime, &self.name, &lease, &cpus, &self.args.version)?;
             self.lease = lease;
+        }
+    }
+
+    /// A ring operation that meets a hole where its object was truncated does not know the object's name.
+    fn explained(&self, failure: Failure) -> Failure {
+        match self.directory.check() {
+            Err(damage) if failure.exit == Exit::Temporary => object(damage),
+            _ => failure,
         }
     }
 
@@ -218,7 +251,8 @@ impl Kernel {
         loop {
             match Consumer::attach(&self.lease, &own, &from, &self.directory, self.runtime.path()) {
                 Ok(consumer) => return Ok(Some(consumer)),
-                Err(ObjectError::Missing { .. }) => {}
+                // A damaged ring is made anew by its own kernel.
+                Err(ObjectError::Missing { .. } | ObjectError::Damaged { .. }) => {}
                 Err(error) => return Err(object(error)),
             }
             if !self.turn()? || self.stop.wait(LOOK_AGAIN) {
@@ -228,15 +262,32 @@ impl Kernel {
     }
 }
 
-fn page(runtime: &RuntimeDir, kernel: &KernelName, lease: &Lease) -> Result<Telemetry, Failure> {
-    Telemetry::create(runtime.instance(), &kernel.to_string(), lease.epoch()).map_err(object)
+fn page(
+    runtime: &RuntimeDir,
+    kernel: &KernelName,
+    lease: &Lease,
+    cpus: &[usize],
+    version: &str,
+) -> Result<Telemetry, Failure> {
+    let page = Telemetry::create(runtime.instance(), &kernel.to_string(), lease.epoch()).map_err(object)?;
+    page.set_cpus(cpus);
+    page.set_version(version);
+    Ok(page)
 }
 
-/// Waits for the lease: at once where nobody holds it, else until its holder died or yielded.
-fn take_lease(runtime: &RuntimeDir, kernel: &KernelName, standby: bool, stop: &Stop) -> Result<Option<Lease>, Failure> {
-    let table = LeaseTable::join(runtime.instance()).map_err(object)?;
-    let name = kernel.to_string();
-    let candidate = Candidate::enter(&table, &name, true).map_err(object)?;
+/// L1 to L3: waits for the lease, at once where nobody holds it, else until its holder died or yielded. Who waits is
+/// prepared; where nobody holds the lease the stream waits for us, and all is opened when it is needed.
+fn take_lease(
+    around: &Surroundings<'_>,
+    prepare: &mut dyn Prepare,
+    standby: bool,
+    stop: &Stop,
+) -> Result<Option<Lease>, Failure> {
+    let name = around.name.to_string();
+    let candidate = Candidate::enter(around.table, &name, true).map_err(object)?;
+    if !around.is_urgent() {
+        handover::make_ready(around, prepare)?;
+    }
     candidate.ready();
     let candidate = match candidate.try_activate().map_err(object)? {
         Ok(lease) => return Ok(Some(lease)),
@@ -245,7 +296,7 @@ fn take_lease(runtime: &RuntimeDir, kernel: &KernelName, standby: bool, stop: &S
     if !standby {
         tracing::info!(kernel = name, "Another process holds the lease; waiting for it to end");
     }
-    handover::wait_for_lease(candidate, stop)
+    handover::wait_for_lease(candidate, stop, || handover::make_ready(around, prepare))
 }
 
 /// The failure an object's error is.
@@ -259,6 +310,8 @@ pub fn object(error: ObjectError) -> Failure {
 /// The failure a ring's error is: a fenced kernel ends with its own code.
 pub fn ring(error: RingError) -> Failure {
     match error {
+        // Epochs rise; one that fell was read from a lease table that is no more.
+        RingError::Fenced { mine, current } if current < mine => Failure::new(Exit::Temporary, error),
         RingError::Fenced { .. } => Failure::new(Exit::Fenced, error),
         _ => Failure::recover(error.recovery(), error),
     }

@@ -171,6 +171,11 @@ impl RuntimeDir {
     pub fn overrides(&self) -> PathBuf {
         self.path.join("overrides.toml")
     }
+
+    /// What `swap` left: see [`crate::swaps`].
+    pub fn swaps(&self) -> PathBuf {
+        self.path.join("swaps.json")
+    }
 }
 
 #[cfg(test)]

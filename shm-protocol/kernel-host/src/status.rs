@@ -3,7 +3,6 @@
 //! Nothing here fails: a part that is missing or half made is left out or shown as such.
 
 mod counters;
-mod prometheus;
 #[cfg(test)]
 mod tests;
 
@@ -21,10 +20,9 @@ use shm_protocol::telemetry::{Measure, Percentiles, Snapshot, TelemetryReader};
 use crate::config::Config;
 use crate::name::{KernelName, Kind};
 use crate::runtime::RuntimeDir;
+use crate::swaps::Swaps;
 
 use counters::COUNTERS;
-
-pub use prometheus::prometheus;
 
 /// Milliseconds without a beat after which a kernel counts as hung when no configuration says: the default of
 /// `hang_timeout_ms`.
@@ -94,8 +92,12 @@ pub struct KernelStatus {
     pub state: State,
     /// Epoch of the present or last process.
     pub epoch: u64,
-    /// Processes before this one.
+    /// Version of its binary; empty before the first.
+    pub version: String,
+    /// Processes before this one that died or were restarted.
     pub restarts: u64,
+    /// Processes before this one that handed over in a swap.
+    pub swaps: u64,
     /// What does the work: "pattern", "cpu", "openh264", "udp".
     pub backend: String,
     /// Cpus it is pinned to.
@@ -287,6 +289,7 @@ pub fn collect(instance: &str, config: Option<&Config>, runtime: Option<&Runtime
     names.extend(leases.iter().filter_map(|lease| lease.kernel.parse().ok()));
     names.sort_by_key(|kernel: &KernelName| (kernel.kind, !kernel.is_main(), kernel.name.clone()));
     names.dedup();
+    let swaps = runtime.map(|runtime| Swaps::load(&runtime.swaps())).unwrap_or_default();
     let hang_ns = u64::from(config.map_or(HANG_TIMEOUT_MS, |c| c.hang_timeout_ms)) * 1_000_000;
 
     let mut status = Status {
@@ -304,7 +307,7 @@ pub fn collect(instance: &str, config: Option<&Config>, runtime: Option<&Runtime
         let lease = leases.iter().find(|lease| lease.kernel == kernel);
         let page = lease.and_then(|l| TelemetryReader::open(instance, &kernel, l.epoch)).map(|page| page.snapshot());
         let state = state_of(lease, hang_ns, supervisor.is_some());
-        status.kernels.push((name.short(), kernel_status(name, lease, page.as_ref(), state)));
+        status.kernels.push((name.short(), kernel_status(name, lease, page.as_ref(), state, swaps.of(name).count)));
         if name.kind != Kind::Net
             && let Ok(ring) = RingObserver::open(instance, &kernel)
         {
@@ -390,7 +393,13 @@ fn is_alive(pid: u32) -> bool {
     i32::try_from(pid).is_ok_and(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok())
 }
 
-fn kernel_status(name: &KernelName, lease: Option<&LeaseInfo>, page: Option<&Snapshot>, state: State) -> KernelStatus {
+fn kernel_status(
+    name: &KernelName,
+    lease: Option<&LeaseInfo>,
+    page: Option<&Snapshot>,
+    state: State,
+    swaps: u64,
+) -> KernelStatus {
     let text = |text: Option<&String>| text.filter(|t| !t.is_empty()).cloned();
     let epoch = lease.map_or(0, |l| l.epoch);
     let held = lease.is_some_and(|l| l.held);
@@ -398,7 +407,9 @@ fn kernel_status(name: &KernelName, lease: Option<&LeaseInfo>, page: Option<&Sna
         pid: lease.map_or(0, |l| l.pid),
         state,
         epoch,
-        restarts: epoch.saturating_sub(1),
+        version: page.map(|p| p.version.clone()).unwrap_or_default(),
+        restarts: epoch.saturating_sub(1).saturating_sub(swaps),
+        swaps: swaps.min(epoch.saturating_sub(1)),
         backend: page.map(|p| p.backend.clone()).unwrap_or_default(),
         cpus: page.map(|p| p.cpus.clone()).unwrap_or_default(),
         // What a dead process used last is no use of now.
@@ -414,7 +425,7 @@ fn kernel_status(name: &KernelName, lease: Option<&LeaseInfo>, page: Option<&Sna
         message: text(page.map(|p| &p.message)),
         counters: COUNTERS
             .iter()
-            .map(|c| (c.name, page.map_or(0, |p| p.counter(c.counter))))
+            .map(|(counter, name)| (*name, page.map_or(0, |p| p.counter(*counter))))
             .filter(|(_, value)| *value != 0)
             .collect(),
     }

@@ -53,7 +53,9 @@ pub(crate) struct LeaseRecord {
     pub(crate) pid: AtomicU64,
     pub(crate) start_time: AtomicU64,
     pub(crate) state: AtomicU64,
-    pub(crate) reserved: [AtomicU64; 4],
+    /// The epoch that was forced out last: its successor need not wait for that process to end.
+    pub(crate) forced_epoch: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 3],
     pub(crate) cand_ticket: AtomicU64,
     pub(crate) cand_state: AtomicU64,
     pub(crate) cand_pid: AtomicU64,
@@ -79,6 +81,9 @@ pub struct LeaseInfo {
     pub state: KernelState,
     /// Whether a process holds the lease now.
     pub held: bool,
+    /// Whether the lease was taken from this epoch by force: it holds nothing any more, and its successor has yet to
+    /// come.
+    pub forced: bool,
     /// Ticket of the present candidate.
     pub candidate_ticket: u64,
     /// What the candidate does.

@@ -41,6 +41,10 @@ pub(super) enum Lock {
     Active(usize, u64),
     /// Held by a kernel's candidate.
     Candidate(usize),
+    /// Held while a lease changes hands or is taken away by force.
+    Takeover(usize),
+    /// Held while a damaged table is put away.
+    Repair,
 }
 
 impl Lock {
@@ -50,7 +54,9 @@ impl Lock {
         let start = match self {
             Lock::Instance => 0,
             Lock::Table => 1,
+            Lock::Repair => 2,
             Lock::Candidate(index) => 16 + index as u64,
+            Lock::Takeover(index) => 64 + index as u64,
             Lock::Active(index, generation) => (1 << 32) + index as u64 * GENERATIONS + generation % GENERATIONS,
         };
         libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: start as i64, l_len: 1, l_pid: 0 }
@@ -90,6 +96,9 @@ impl LeaseTable {
     /// Opens the instance's table, making it if there is none, and joins: as long as the table lives, the
     /// instance's objects are in use.
     ///
+    /// A table that was truncated or overwritten is put away for a new one: whoever still works under the old one
+    /// ends within a second (see [`LeaseTable::is_whole`]).
+    ///
     /// # Errors
     /// [`ObjectError::Name`] for a bad instance name, [`ObjectError::Mismatch`] for a table of another ABI,
     /// [`ObjectError::NoSpace`], [`ObjectError::System`].
@@ -98,7 +107,13 @@ impl LeaseTable {
         // The table may be removed between creation and lock by somebody who found nobody alive.
         const TRIES: usize = 10;
         for _ in 0..TRIES {
-            let table = Self::map(instance, true)?;
+            let table = match Self::map(instance, true) {
+                Err(ObjectError::Damaged { .. }) => {
+                    put_away(instance)?;
+                    continue;
+                }
+                other => other?,
+            };
             fcntl(&table.membership, FcntlArg::F_OFD_SETLKW(&Lock::Instance.shared())).map_err(|errno| {
                 ObjectError::System { what: "fcntl(F_OFD_SETLKW)", name: instance.to_owned(), errno }
             })?;
@@ -120,7 +135,7 @@ impl LeaseTable {
 
     fn map(instance: &str, create: bool) -> Result<LeaseTable, ObjectError> {
         let name = names::leases(instance);
-        let segment = match Segment::open(&name, TABLE_BYTES as u64, Access::Write) {
+        let segment = match Segment::open_whole(&name, TABLE_BYTES as u64, Access::Write) {
             Err(ObjectError::Missing { .. }) if create => {
                 match Segment::create(&name, TABLE_BYTES as u64, |base| {
                     // SAFETY: the new object is TABLE_BYTES long, zero, and still ours alone.
@@ -132,7 +147,7 @@ impl LeaseTable {
                     header.creation_id.store(crate::clock::realtime_ns(), Ordering::Relaxed);
                 })? {
                     Some(segment) => segment,
-                    None => Segment::open(&name, TABLE_BYTES as u64, Access::Write)?,
+                    None => Segment::open_whole(&name, TABLE_BYTES as u64, Access::Write)?,
                 }
             }
             other => other?,
@@ -140,8 +155,11 @@ impl LeaseTable {
         // SYNC: object-ready (acquire side): the name was found after everything was written.
         // SAFETY: at least TABLE_BYTES are mapped and the header is made of atomics.
         let header = unsafe { segment.base().cast::<Header>().as_ref() };
+        let magic = header.magic.load(Ordering::Relaxed);
+        if magic != MAGIC {
+            return Err(ObjectError::Damaged { name, what: format!("the magic is {magic:#x}, not {MAGIC:#x}") });
+        }
         let fields = [
-            ("the magic", header.magic.load(Ordering::Relaxed), MAGIC),
             ("the ABI", header.abi.load(Ordering::Relaxed), u64::from(ABI_MAJOR)),
             ("the byte order", header.endianness.load(Ordering::Relaxed), ENDIANNESS),
             ("the record size", header.record_bytes.load(Ordering::Relaxed), size_of::<LeaseRecord>() as u64),
@@ -172,6 +190,34 @@ impl LeaseTable {
     /// Whether the table still has its name; `false` after somebody removed it by hand.
     pub fn is_linked(&self) -> bool {
         self.segment.is_linked()
+    }
+
+    /// Whether the table still is the instance's: named, and as long as it was. `false` after somebody removed or
+    /// truncated it by hand: from then on it serialises nobody, and everybody who works under it must end.
+    pub fn is_whole(&self) -> bool {
+        self.segment.is_linked() && self.segment.is_whole()
+    }
+
+    /// What is wrong with a table that is not whole.
+    pub fn damaged(&self) -> ObjectError {
+        let how = if self.segment.is_linked() { "it was truncated" } else { "it was removed" };
+        ObjectError::Damaged { name: self.segment.name().to_owned(), what: how.to_owned() }
+    }
+
+    /// The right to change who holds lease `index`; ends with the descriptor.
+    pub(super) fn takeover_lock(&self, index: usize) -> Result<OwnedFd, ObjectError> {
+        let description = self.lock_description()?;
+        let lock = Lock::Takeover(index).exclusive();
+        loop {
+            match fcntl(&description, FcntlArg::F_OFD_SETLKW(&lock)) {
+                Ok(_) => return Ok(description),
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    let name = self.name_of(index);
+                    return Err(ObjectError::System { what: "fcntl(F_OFD_SETLKW)", name, errno });
+                }
+            }
+        }
     }
 
     /// A new open file description of the table: locks belong to it.
@@ -276,9 +322,11 @@ impl LeaseTable {
         let record = self.record(index);
         // The state first: a heartbeat read after "recovering" is at least as new as that.
         let state = KernelState::from_code(record.state.load(Ordering::Acquire));
+        let epoch = record.epoch.load(Ordering::Acquire);
         LeaseInfo {
             kernel: self.name_of(index),
-            epoch: record.epoch.load(Ordering::Acquire),
+            epoch,
+            forced: epoch != 0 && record.forced_epoch.load(Ordering::Acquire) == epoch,
             pid: record.pid.load(Ordering::Relaxed) as u32,
             start_time: record.start_time.load(Ordering::Relaxed),
             heartbeat_ns: record.heartbeat_ns.load(Ordering::Relaxed),
@@ -311,6 +359,15 @@ impl LeaseTable {
     /// # Errors
     /// [`ObjectError::System`] when the lock call fails.
     pub fn remove_if_dead(instance: &str) -> Result<Removal, ObjectError> {
+        Self::remove_if_dead_but(instance, |_| false)
+    }
+
+    /// As [`LeaseTable::remove_if_dead`], without the objects that `keep` names: sessions outlive a change of the
+    /// rings' layout.
+    ///
+    /// # Errors
+    /// [`ObjectError::System`] when the lock call fails.
+    pub fn remove_if_dead_but(instance: &str, keep: impl Fn(&str) -> bool) -> Result<Removal, ObjectError> {
         names::check_part(instance)?;
         let path = format!("{}/{}", names::SHM_DIR, names::leases(instance));
         // As for `join`: the table may be another one by the time its lock is ours.
@@ -335,6 +392,7 @@ impl LeaseTable {
                 }
             }
             let mut objects = names::existing(instance);
+            objects.retain(|name| !keep(name));
             let leases = names::leases(instance);
             if table.is_none() && objects.contains(&leases) {
                 continue;
@@ -357,6 +415,32 @@ pub enum Removal {
     StillAlive,
     /// So many objects were removed.
     Removed(usize),
+}
+
+/// Takes the name away from a damaged table. Of several who find it damaged one does so, and none takes the name
+/// of its successor: under the lock, a table that is named is the damaged one itself.
+fn put_away(instance: &str) -> Result<(), ObjectError> {
+    let name = names::leases(instance);
+    let path = format!("{}/{name}", names::SHM_DIR);
+    let system = |what| move |errno| ObjectError::System { what, name: names::leases(instance), errno };
+    let table = match open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()) {
+        Ok(table) => table,
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(errno) => return Err(system("open")(errno)),
+    };
+    fcntl(&table, FcntlArg::F_OFD_SETLKW(&Lock::Repair.exclusive())).map_err(system("fcntl(F_OFD_SETLKW)"))?;
+    let stat = nix::sys::stat::fstat(&table).map_err(system("fstat"))?;
+    if stat.st_nlink == 0 {
+        return Ok(());
+    }
+    // Whole by now: it was another one's when it was found damaged.
+    let mut magic = [0u8; 8];
+    let read = nix::sys::uio::pread(&table, &mut magic, 0).map_err(system("pread"))?;
+    if stat.st_size as usize >= TABLE_BYTES && read == magic.len() && u64::from_le_bytes(magic) == MAGIC {
+        return Ok(());
+    }
+    names::unlink(&name);
+    Ok(())
 }
 
 /// A second open file description of a mapped object.

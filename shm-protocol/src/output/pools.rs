@@ -1,7 +1,7 @@
 //! The producer's pool: reused across restarts when kind and geometry are equal, a new generation otherwise.
 
 use super::Producer;
-use crate::attach::store_text;
+use crate::attach::{Content, store_text};
 use crate::error::ObjectError;
 use crate::fdpass;
 use crate::frame::BUFFER_ALIGN;
@@ -21,13 +21,16 @@ pub(crate) fn read_entry(entry: &[AtomicU64; POOL_WORDS]) -> Option<PoolSpec> {
     if id == 0 {
         return None;
     }
+    let name = crate::attach::load_text(&entry[pool_word::NAME..]);
+    // It becomes part of a path: a name with a slash would be a file elsewhere.
+    names::check_kernel(&name).ok()?;
     Some(PoolSpec {
         ring_uid: (id >> 32) as u32,
         generation: id as u32,
         kind: PoolKind::from_code(entry[pool_word::KIND].load(Ordering::Relaxed))?,
         buffers: entry[pool_word::BUFFERS].load(Ordering::Relaxed) as u32,
         buffer_bytes: entry[pool_word::BUFFER_BYTES].load(Ordering::Relaxed),
-        name: crate::attach::load_text(&entry[pool_word::NAME..]),
+        name,
     })
 }
 
@@ -68,26 +71,42 @@ impl Producer {
         let newest = self.core.control.pools.iter().filter_map(read_entry).filter(own).max_by_key(|s| s.generation);
         if let Some(spec) = &newest
             && (spec.kind, spec.buffers, spec.buffer_bytes) == (kind, buffers, buffer_bytes)
-            && let Some(pool) = self.reopen(spec, runtime_dir)
+            // Mapped while this process waited for its lease, if it did; always for writing, being this kernel's.
+            && let Some(pool) =
+                self.directory.find_current(spec).or_else(|| self.reopen(spec, runtime_dir).map(Arc::new))
         {
             self.adopt(pool);
             return Ok(true);
         }
-        let generation = newest.map_or(1, |s| s.generation.wrapping_add(1).max(1));
+        let generation = newest.map_or_else(|| self.after_strays(), |s| s.generation.wrapping_add(1).max(1));
         let name = names::pool(&self.instance, &self.spec.kernel, generation);
         let spec = PoolSpec { ring_uid: self.ring_uid, generation, kind, buffers, buffer_bytes, name };
         let pool = Pool::create(spec)?;
-        pool.populate(Access::Write);
+        pool.populate(Access::Write, self.spec.content);
         crate::crash::crash_point!((), "pool: before it is entered");
         self.name_pool(pool.spec())?;
+        let pool = Arc::new(pool);
+        if self.spec.content == Content::Pixels {
+            Pool::collapse_in_background(&pool);
+        }
         self.adopt(pool);
         crate::crash::crash_point!((), "pool: done");
         Ok(false)
     }
 
-    fn adopt(&mut self, pool: Pool) {
-        let pool = Arc::new(pool);
-        self.directory.add(Arc::clone(&pool));
+    /// The first generation of a new ring. Pools of the ring that had its name before (it was damaged from outside,
+    /// and its table with it) lose their names: nobody can look them up any more. Theirs are not used again, for who
+    /// still reads a frame by reference has them mapped as what they were.
+    fn after_strays(&self) -> u32 {
+        let prefix = names::pool_prefix(&self.instance, &self.spec.kernel);
+        let strays = names::existing(&self.instance).into_iter();
+        let strays = strays.filter_map(|name| Some((name.strip_prefix(&prefix)?.parse::<u32>().ok()?, name)));
+        strays.inspect(|(_, name)| names::unlink(name)).map(|(generation, _)| generation).max().map_or(1, |g| g + 1)
+    }
+
+    fn adopt(&mut self, pool: Arc<Pool>) {
+        self.directory.remove(pool.spec().ring_uid, pool.spec().generation);
+        self.directory.add_own(Arc::clone(&pool));
         self.pool = Some(pool);
     }
 
@@ -134,6 +153,8 @@ impl Producer {
             && old.ring_uid == self.ring_uid
             && old.kind == PoolKind::PosixShm
             && !same(&old)
+            // The table is memory that others write: only our own object may go by what it says.
+            && old.name == names::pool(&self.instance, &self.spec.kernel, old.generation)
         {
             crate::crash::crash_point!((), "pool: before an old generation is unlinked");
             names::unlink(&old.name);

@@ -5,9 +5,11 @@ use crate::attach::{Content, Policy};
 use crate::clock::monotonic_ns;
 use crate::descriptor::{FrameHead, flag};
 use crate::layout::{role_word, slot_word};
+use crate::lease::process::ProcessTag;
 use crate::ring::RingError;
 use crate::slot::MAX_ROLES;
 use crate::sync::Ordering;
+use std::time::Duration;
 
 /// Whether a ring is in its steady state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,12 +94,25 @@ impl Producer {
         Ok(dropped)
     }
 
-    /// Slots whose device has let go of their buffers are used again.
+    /// Buffers that rest because a killed process may still have a device write them are used again once that
+    /// process is gone; returns how many. Called at each claim that is due for it.
     ///
     /// # Errors
     /// [`RingError::Fenced`].
     pub fn end_quarantine(&mut self) -> Result<usize, RingError> {
-        self.core.end_quarantine()
+        /// A driver that kept a process from dying lets go after seconds.
+        const LOOK_NS: u64 = 100_000_000;
+        let freed = match self.core.quarantined() {
+            0 => 0,
+            _ => self.core.end_quarantine(|process| ProcessTag(process).is_gone(Duration::ZERO))?,
+        };
+        self.quarantine_look_ns = (self.core.quarantined() > 0).then(|| monotonic_ns() + LOOK_NS);
+        Ok(freed)
+    }
+
+    /// Buffers that rest for the sake of a process that does not die.
+    pub fn quarantined(&self) -> usize {
+        self.core.quarantined()
     }
 
     /// Whether a consumer of this ring is being replaced or catches up.

@@ -22,9 +22,9 @@ pub struct Recovered {
 }
 
 impl ProducerCore {
-    /// Makes the ring of a dead predecessor ours. `quarantine` says of a slot whether a device may still
-    /// write its buffer.
-    pub(crate) fn recover(&mut self, quarantine: impl Fn(usize) -> bool) -> Result<Recovered, RingError> {
+    /// Makes the ring of a dead predecessor ours. `quarantine` says of a slot for the sake of which process
+    /// its buffer must rest, because a device of it may still write there.
+    pub(crate) fn recover(&mut self, quarantine: impl Fn(usize) -> Option<u64>) -> Result<Recovered, RingError> {
         self.check()?;
         let mut recovered = Recovered::default();
         let control = self.control.clone();
@@ -34,7 +34,14 @@ impl ProducerCore {
         for slot in 0..control.slot_count() {
             let found = control.load_state(slot);
             if found.state() == Some(SlotState::Writing) {
-                let to = if quarantine(slot) { SlotState::Quarantined } else { SlotState::Free };
+                let to = match quarantine(slot) {
+                    Some(process) => {
+                        // A slot without a frame has no capture time: whoever ends the quarantine reads it here.
+                        control.set_word(slot, slot_word::CAPTURE_NS, process);
+                        SlotState::Quarantined
+                    }
+                    None => SlotState::Free,
+                };
                 self.clear_slot(slot, found, to)?;
                 recovered.aborted += 1;
                 recovered.quarantined += usize::from(to == SlotState::Quarantined);
@@ -74,13 +81,19 @@ impl ProducerCore {
         Ok(recovered)
     }
 
-    /// Quarantined slots whose device has let go become free again.
-    pub(crate) fn end_quarantine(&mut self) -> Result<usize, RingError> {
+    /// Slots in quarantine.
+    pub(crate) fn quarantined(&self) -> usize {
+        let quarantined = |slot: &usize| self.control.load_state(*slot).state() == Some(SlotState::Quarantined);
+        (0..self.control.slot_count()).filter(quarantined).count()
+    }
+
+    /// Quarantined slots become free again once the process that they rest for is `gone`; returns how many did.
+    pub(crate) fn end_quarantine(&mut self, gone: impl Fn(u64) -> bool) -> Result<usize, RingError> {
         self.check()?;
         let mut freed = 0;
         for slot in 0..self.control.slot_count() {
             let found = self.control.load_state(slot);
-            if found.state() == Some(SlotState::Quarantined) {
+            if found.state() == Some(SlotState::Quarantined) && gone(self.control.word(slot, slot_word::CAPTURE_NS)) {
                 self.clear_slot(slot, found, SlotState::Free)?;
                 freed += 1;
             }

@@ -25,10 +25,10 @@ fn a_key_at_or_below_the_last_one_is_refused_by_every_epoch() {
     let mut core = world.producer(Fuse::default());
     world.publish(&mut core, 7).unwrap();
     let mut successor = world.producer(Fuse::default());
-    successor.recover(|_| false).unwrap();
+    successor.recover(|_| None).unwrap();
     for id in [6, 7] {
         assert!(matches!(world.publish(&mut successor, id), Err(RingError::KeyNotRising { .. })));
-        assert_eq!(successor.recover(|_| false).unwrap().aborted, 1);
+        assert_eq!(successor.recover(|_| None).unwrap().aborted, 1);
     }
 }
 
@@ -42,7 +42,7 @@ fn recovery_takes_key_and_position_from_a_slot_that_is_ahead_of_the_header() {
     // As if the predecessor had died right after the exchange that published frame 2.
     world.control.producer.last_key.store(Key::whole(1).0, Ordering::Release);
     world.control.producer.source_position.store(1, Ordering::Relaxed);
-    let recovered = world.producer(Fuse::default()).recover(|_| false).unwrap();
+    let recovered = world.producer(Fuse::default()).recover(|_| None).unwrap();
     assert_eq!(recovered.last_key, Key::whole(2));
     assert_eq!(world.control.producer.source_position.load(Ordering::Relaxed), 2);
 }
@@ -52,12 +52,14 @@ fn a_quarantined_slot_carries_nothing_and_comes_back() {
     let world = World::new(2, 0b1);
     let claimed = world.producer(Fuse::default()).claim().unwrap().unwrap();
     let mut successor = world.producer(Fuse::default());
-    let recovered = successor.recover(|slot| slot == claimed.slot).unwrap();
+    let recovered = successor.recover(|slot| (slot == claimed.slot).then_some(7)).unwrap();
     assert_eq!((recovered.aborted, recovered.quarantined), (1, 1));
     assert_eq!(world.control.load_state(claimed.slot).state(), Some(SlotState::Quarantined));
     assert!(world.publish(&mut successor, 1).unwrap(), "the other slot serves");
     assert!(!world.publish(&mut successor, 2).unwrap());
-    assert_eq!(successor.end_quarantine().unwrap(), 1);
+    assert_eq!(successor.quarantined(), 1);
+    assert_eq!(successor.end_quarantine(|process| process != 7).unwrap(), 0, "the process is still there");
+    assert_eq!(successor.end_quarantine(|process| process == 7).unwrap(), 1);
     assert!(world.publish(&mut successor, 2).unwrap());
 }
 
@@ -83,8 +85,8 @@ fn an_old_epoch_is_refused_everything_and_changes_no_word() {
     assert!(fenced(old.abort(claimed).unwrap_err()));
     assert!(fenced(old.revoke().unwrap_err()));
     assert!(fenced(old.skip(0).unwrap_err()));
-    assert!(fenced(old.recover(|_| false).unwrap_err()));
-    assert!(fenced(old.end_quarantine().unwrap_err()));
+    assert!(fenced(old.recover(|_| None).unwrap_err()));
+    assert!(fenced(old.end_quarantine(|_| true).unwrap_err()));
     assert_eq!(words(), before);
 }
 
@@ -98,9 +100,9 @@ fn garbage_in_a_state_word_is_an_error_or_nothing_never_a_panic() {
         }
         let mut producer = world.producer(Fuse::default());
         let mut reader = world.reader(0, Fuse::default());
-        let _ = (producer.claim(), producer.revoke(), producer.skip(0), producer.end_quarantine());
+        let _ = (producer.claim(), producer.revoke(), producer.skip(0), producer.end_quarantine(|_| true));
         let _ = (reader.acquire(), reader.release(SlotRef { slot: 1, seq: 9 }));
-        let _ = producer.recover(|_| true);
+        let _ = producer.recover(|_| Some(7));
         let _ = (producer.claim(), reader.acquire());
     }
 }

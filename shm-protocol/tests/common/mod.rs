@@ -173,8 +173,18 @@ impl Child {
         }
     }
 
+    pub fn kill_and_join(self) -> End {
+        self.signal(libc::SIGKILL);
+        self.join()
+    }
+
     pub fn join(self) -> End {
         self.join_within(Duration::from_secs(30))
+    }
+
+    /// How it ended, if it has. Asked once more, it would not know.
+    pub fn ended(&mut self) -> Option<End> {
+        self.poll(libc::WNOHANG)
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -7,7 +7,7 @@ const FPS: Rational = Rational { num: 60, den: 1 };
 const START_US: u64 = 1_700_000_000_000_000;
 
 fn format(pixel_format: PixelFormat, width: u32, height: u32, fps: Rational) -> VideoFormat {
-    let options = PatternOptions { pixel_format, width, height, fps, live: false, resume_pos: 0 };
+    let options = PatternOptions { pixel_format, width, height, fps, live: false, held_back: false, resume_pos: 0 };
     *PatternSource::new(&options).unwrap().format()
 }
 
@@ -124,6 +124,7 @@ fn an_unpaced_pattern_counts_on_from_where_its_predecessor_stood() {
         height: 64,
         fps: FPS,
         live: false,
+        held_back: false,
         resume_pos: 60,
     };
     let mut source = PatternSource::new(&options).unwrap();
@@ -142,8 +143,15 @@ fn an_unpaced_pattern_counts_on_from_where_its_predecessor_stood() {
 #[test]
 fn a_paced_pattern_keeps_to_the_grid_of_the_machine() {
     let fps = Rational { num: 200, den: 1 };
-    let options =
-        PatternOptions { pixel_format: PixelFormat::Nv12, width: 64, height: 64, fps, live: true, resume_pos: 0 };
+    let options = PatternOptions {
+        pixel_format: PixelFormat::Nv12,
+        width: 64,
+        height: 64,
+        fps,
+        live: true,
+        held_back: false,
+        resume_pos: 0,
+    };
     let mut source = PatternSource::new(&options).unwrap();
     let format = *source.format();
     let mut bytes = vec![0u8; format.frame_bytes() as usize];
@@ -162,8 +170,15 @@ fn a_paced_pattern_keeps_to_the_grid_of_the_machine() {
 
 #[test]
 fn a_buffer_of_another_format_is_refused() {
-    let options =
-        PatternOptions { pixel_format: PixelFormat::I420, width: 64, height: 64, fps: FPS, live: false, resume_pos: 0 };
+    let options = PatternOptions {
+        pixel_format: PixelFormat::I420,
+        width: 64,
+        height: 64,
+        fps: FPS,
+        live: false,
+        held_back: false,
+        resume_pos: 0,
+    };
     let mut source = PatternSource::new(&options).unwrap();
     let other = format(PixelFormat::Nv12, 64, 64, FPS);
     let mut bytes = vec![0u8; other.frame_bytes() as usize];
@@ -191,4 +206,36 @@ proptest! {
         paint_into(&mut Painter::new(format), &format, &mut fresh, 0, id, time_us);
         prop_assert!(fresh == reused);
     }
+}
+
+#[test]
+fn a_lossless_pattern_with_a_rate_makes_no_frame_early_and_skips_none() {
+    let options = PatternOptions {
+        pixel_format: PixelFormat::I420,
+        width: 64,
+        height: 64,
+        fps: Rational { num: 100, den: 1 },
+        live: false,
+        held_back: true,
+        resume_pos: 7,
+    };
+    let mut source = PatternSource::new(&options).unwrap();
+    let format = *source.format();
+    let mut bytes = vec![0u8; format.frame_bytes() as usize];
+    let stop = AtomicBool::new(false);
+    let began = std::time::Instant::now();
+    for frame in 0..10u64 {
+        if frame == 4 {
+            // Held back: neither made up for nor skipped.
+            std::thread::sleep(std::time::Duration::from_millis(35));
+        }
+        assert_eq!(source.wait(&stop).unwrap(), Wait::Ready);
+        let pixels = PixelsWrite::new(&format, &mut bytes).unwrap();
+        let mut request = FrameRequest { frame_id: frame, buffer_index: 0, buffer_fresh: true, pixels };
+        let Captured::Frame(times) = source.fill(&mut request, &stop).unwrap() else { panic!("No frame") };
+        assert_eq!(times.source_pos, 8 + frame);
+        assert_eq!(times.source_pts_ns, pts((7 + frame) * 10_000_000));
+    }
+    // Eight intervals, one of them cut in half after the stall, and the stall: no burst.
+    assert!(began.elapsed().as_millis() >= 105, "{:?}", began.elapsed());
 }

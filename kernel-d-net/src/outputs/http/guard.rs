@@ -3,7 +3,7 @@
 //! The output shows the user's screen, often on localhost, where every web page the user opens could reach it. A page
 //! of another site is kept out by the Origin check; one that rebinds its own name to 127.0.0.1 by the Host check.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use subtle::ConstantTimeEq as _;
@@ -107,7 +107,7 @@ impl Guard {
             return ip.to_canonical() == local.to_canonical()
                 || (ip == self.listen.ip() && !ip.is_unspecified())
                 || ip == IpAddr::from([127, 0, 0, 1])
-                || ip == IpAddr::from(std::net::Ipv6Addr::LOCALHOST)
+                || ip == IpAddr::from(Ipv6Addr::LOCALHOST)
                 || self.names.iter().any(|name| name == bare);
         }
         let name = normal(name);
@@ -144,8 +144,12 @@ impl<'a> Authority<'a> {
             None if rest.is_empty() => None,
             _ => return None,
         };
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte);
-        (!name.is_empty() && name.bytes().all(allowed)).then_some(Authority { name, port })
+        // Brackets stand around an IPv6 address and nowhere else (RFC 3986, section 3.2.2).
+        let sound = match name.strip_prefix('[') {
+            Some(rest) => rest.strip_suffix(']').is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()),
+            None => !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)),
+        };
+        sound.then_some(Authority { name, port })
     }
 }
 

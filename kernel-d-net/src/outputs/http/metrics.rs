@@ -24,9 +24,10 @@ fn kernels(out: &mut Text, status: &Value) {
         out.sample("quad_kernel_running", &[("kernel", name)], Some(running));
     }
     type Column = (&'static str, &'static str, &'static str, &'static str, f64);
-    const COLUMNS: [Column; 8] = [
+    const COLUMNS: [Column; 9] = [
         ("epoch", "quad_kernel_epoch", "gauge", "Lease epoch: rises with every successor.", 1.0),
         ("restarts", "quad_kernel_restarts_total", "counter", "Restarts since the instance was started.", 1.0),
+        ("swaps", "quad_kernel_swaps_total", "counter", "Swaps since the instance was started.", 1.0),
         ("cpu_percent", "quad_kernel_cpu_ratio", "gauge", "Share of one CPU core in use.", 100.0),
         ("fps", "quad_kernel_frames_per_second", "gauge", "Frames per second now.", 1.0),
         ("frames", "quad_kernel_frames_total", "counter", "Frames handled.", 1.0),
@@ -149,7 +150,7 @@ mod tests {
     #[test]
     fn every_figure_of_the_status_has_its_sample() {
         let status = json!({
-            "kernels": { "encode.web": { "state": "running", "epoch": 3, "restarts": 2, "cpu_percent": 12.5, "fps": 59.94, "frames": 10 } },
+            "kernels": { "encode.web": { "state": "running", "epoch": 3, "restarts": 2, "swaps": 4, "cpu_percent": 12.5, "fps": 59.94, "frames": 10 } },
             "rings": { "process": { "slots": 16, "ready": 1, "last_frame_id": 77 } },
             "latency_us": { "encode": { "p50": 1500, "wait_us": { "p50": 20 } }, "net": { "p99": 40, "wait_us": 7 } },
         });
@@ -158,6 +159,7 @@ mod tests {
             "# TYPE quad_kernel_restarts_total counter",
             "quad_kernel_running{kernel=\"encode.web\"} 1",
             "quad_kernel_epoch{kernel=\"encode.web\"} 3",
+            "quad_kernel_swaps_total{kernel=\"encode.web\"} 4",
             "quad_kernel_cpu_ratio{kernel=\"encode.web\"} 0.125",
             "quad_ring_ready_slots{ring=\"process\"} 1",
             "quad_latency_seconds{stage=\"encode\",quantile=\"0.5\"} 0.0015",

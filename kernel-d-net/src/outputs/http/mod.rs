@@ -122,6 +122,20 @@ pub struct HttpOutput {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What serving needs beside a port: made before there is one.
+#[derive(Debug)]
+pub struct HttpRuntime(tokio::runtime::Runtime);
+
+impl HttpRuntime {
+    /// A new one.
+    ///
+    /// # Errors
+    /// [`HttpError::Start`] when the system gives no descriptors.
+    pub fn new() -> Result<HttpRuntime, HttpError> {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map(HttpRuntime).map_err(HttpError::Start)
+    }
+}
+
 impl HttpOutput {
     /// Listens and serves on a thread of its own. `request_idr` is called on that thread, at most every 500 ms.
     ///
@@ -132,12 +146,24 @@ impl HttpOutput {
         status: Arc<dyn StatusSource>,
         request_idr: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<HttpOutput, HttpError> {
+        HttpOutput::start_in(HttpRuntime::new()?, config, status, request_idr)
+    }
+
+    /// As [`HttpOutput::start`], in a runtime that is there already.
+    ///
+    /// # Errors
+    /// As [`HttpOutput::start`].
+    pub fn start_in(
+        HttpRuntime(runtime): HttpRuntime,
+        config: HttpConfig,
+        status: Arc<dyn StatusSource>,
+        request_idr: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<HttpOutput, HttpError> {
         if config.token.as_ref().is_some_and(String::is_empty) {
             return Err(HttpError::EmptyToken);
         }
         let listener = socket::listen(config.listen)?;
         let address = listener.local_addr().map_err(HttpError::Start)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HttpError::Start)?;
         let counters = Arc::new(Counters::default());
         let (hand_over, access_units) = mpsc::channel(HAND_OVER_AUS);
         let (shutdown, stopped) = watch::channel(false);

@@ -13,13 +13,14 @@ use crate::{
     payload::{PacketPlan, PayloadSize, RTP_HEADER_BYTES},
     transmit::{
         BatchBuffer, MAX_BATCH_PACKETS, Transmit,
+        outbox::Outbox,
         udp::{RtcpSocket, UdpTransmit},
     },
 };
 
 use super::{
     clock::Clock,
-    error::RtpError,
+    error::{RtpError, SessionError},
     feedback::{KeyframeGate, KeyframeReason, KeyframeRequest},
     pacer::{Pace, Pacer, PacerConfig},
     parameters::ParameterSets,
@@ -219,7 +220,7 @@ impl<W: Words, T: Transmit> RtpSender<W, T> {
     }
 
     fn begin_session(&mut self, au: &AccessUnit<'_>) -> (u64, u32, u32) {
-        let rtp_ts = self.session.rtp_timestamp(au.capture_ns);
+        let rtp_ts = self.session.next_timestamp(au.capture_ns);
         let octets = self.plan.payload_octets();
         (self.session.begin(au.key, self.plan.crc(), self.plan.len(), octets, rtp_ts), 0, rtp_ts)
     }
@@ -257,6 +258,7 @@ impl<W: Words, T: Transmit> RtpSender<W, T> {
                 break;
             }
         }
+        self.transmit.stamp(self.session.stamp(), flight.next);
         let outcome = self.transmit.send(&batch);
         let mut gone = outcome.packets as u32;
         let bytes: u64 = (0..outcome.packets).map(|index| batch.packet_bytes(index) as u64).sum();
@@ -368,6 +370,14 @@ impl<W: Words, T: Transmit> RtpSender<W, T> {
         &self.session
     }
 
+    /// Goes on with the session in other words, because the ones before were lost.
+    ///
+    /// # Errors
+    /// As [`Session::move_to`].
+    pub fn move_session(&mut self, words: W) -> Result<(), SessionError> {
+        self.session.move_to(words)
+    }
+
     /// The way out.
     pub fn transmit(&self) -> &T {
         &self.transmit
@@ -405,6 +415,15 @@ impl<W: Words, T: Transmit> RtpSender<W, T> {
 }
 
 impl<W: Words> RtpSender<W, UdpTransmit> {
+    /// Goes on behind what `outbox` says of a predecessor's last batch, and has the system keep note there from now on.
+    /// To be called before the first access unit.
+    pub fn keep_outbox(&mut self, outbox: Outbox) {
+        if let Some((stamp, packets)) = outbox.sent() {
+            self.session.sent_by_predecessor(stamp, packets);
+        }
+        self.transmit.set_outbox(outbox);
+    }
+
     /// Sends to another address of the same family from now on, within the same stream, and asks for an IDR: whoever
     /// listens there has seen nothing yet.
     ///
@@ -434,3 +453,7 @@ fn rtp_header(payload_type: u8, marker: bool, sequence: u16, rtp_ts: u32, ssrc: 
 #[cfg(test)]
 #[path = "sender/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "sender/outbox_tests.rs"]
+mod outbox_tests;

@@ -34,7 +34,8 @@ mod word {
     pub const CONSTANTS: usize = 1;
     pub const CONSTANTS_CHECK: usize = 12;
     pub const PAYLOAD_BYTES: usize = 13;
-    pub const GENERATION: usize = 16;
+    /// Where sessions of all versions show that something was sent.
+    pub const GENERATION: usize = shm_protocol::words::BEGUN_WORD;
     pub const PROGRESS: usize = 17;
     pub const RECORDS: [usize; 2] = [20, 30];
 }
@@ -200,8 +201,9 @@ impl Found {
         let progress = words.load(word::PROGRESS);
         let sent = if (progress >> 32) as u32 == generation as u32 { progress as u32 } else { 0 };
         let payload_bytes = u32::try_from(words.load(word::PAYLOAD_BYTES)).ok()?;
-        // An index above 2^48 has no ROC in SRTP (RFC 3711): no stream of ours comes there.
-        let sound = sent <= record.packets && record.first_index >> 48 == 0;
+        // An index above 2^48 has no ROC in SRTP (RFC 3711): no stream of ours comes there, and no count of its access
+        // units does either.
+        let sound = sent <= record.packets && record.first_index >> 48 == 0 && generation >> 48 == 0;
         sound.then_some(Found { constants, payload_bytes, generation, record, sent })
     }
 }
@@ -249,7 +251,28 @@ impl<W: Words> Session<W> {
     }
 
     fn create(&mut self) {
-        // Not a session until the version is there: a process that dies in here has sent nothing.
+        // Generation 0 is an empty access unit in front of the first index.
+        self.generation = 0;
+        self.sent = 0;
+        self.record = Record { first_index: self.constants.first_index, ..Record::default() };
+        self.store_whole();
+    }
+
+    /// Goes on in other words, which get all that this process knows: the ones before were lost.
+    ///
+    /// # Errors
+    /// [`SessionError::Words`] when there are too few; the session stays where it was.
+    pub fn move_to(&mut self, words: W) -> Result<(), SessionError> {
+        if words.count() < SESSION_WORDS {
+            return Err(SessionError::Words { found: words.count(), needed: SESSION_WORDS });
+        }
+        self.words = words;
+        self.store_whole();
+        Ok(())
+    }
+
+    fn store_whole(&mut self) {
+        // Not a session until the version is there: a process that dies in here leaves none.
         self.words.store(word::VERSION, 0);
         let constants = self.constants.to_words();
         for (index, value) in constants.iter().enumerate() {
@@ -257,13 +280,9 @@ impl<W: Words> Session<W> {
         }
         self.words.store(word::CONSTANTS_CHECK, check_word(&constants));
         self.words.store(word::PAYLOAD_BYTES, u64::from(self.payload_bytes));
-        // Generation 0 is an empty access unit in front of the first index.
-        self.generation = 0;
-        self.sent = 0;
-        self.record = Record { first_index: self.constants.first_index, ..Record::default() };
-        self.store_record(0, self.record);
-        self.words.store(word::GENERATION, 0);
-        self.words.store(word::PROGRESS, 0);
+        self.store_record(self.generation, self.record);
+        self.words.store(word::GENERATION, self.generation);
+        self.progress(self.sent);
         self.words.store(word::VERSION, SESSION_VERSION);
     }
 
@@ -272,6 +291,11 @@ impl<W: Words> Session<W> {
         for (index, value) in record.to_words().into_iter().enumerate() {
             self.words.store(base + index, value);
         }
+    }
+
+    /// Where it is kept.
+    pub fn words(&self) -> &W {
+        &self.words
     }
 
     /// What stays the same.
@@ -348,7 +372,7 @@ impl<W: Words> Session<W> {
             packets_before: totals.packets,
             octets_before: totals.octets,
             octets,
-            burned_before: totals.burned + u64::from(self.record.packets - self.sent),
+            burned_before: totals.burned.wrapping_add(u64::from(self.record.packets - self.sent)),
         };
         // SYNC: session-record: the record is whole before the generation makes it the one in force.
         self.store_record(self.generation + 1, record);
@@ -364,6 +388,19 @@ impl<W: Words> Session<W> {
         self.sent = sent.min(self.record.packets);
         // SYNC: session-progress: carries its generation, so that a stale word counts as 0.
         self.words.store(word::PROGRESS, (self.generation & 0xffff_ffff) << 32 | u64::from(self.sent));
+    }
+
+    /// Names the access unit begun last, also in another session of other constants.
+    pub fn stamp(&self) -> u64 {
+        u64::from(self.constants.ssrc) << 32 | self.generation & 0xffff_ffff
+    }
+
+    /// What the operating system noted of a predecessor's last batch: so many packets of the access unit of that
+    /// stamp were on the wire when it died. More is never taken back, and another access unit's note says nothing.
+    pub fn sent_by_predecessor(&mut self, stamp: u64, packets: u32) {
+        if stamp == self.stamp() && (self.sent..=self.record.packets).contains(&packets) {
+            self.progress(packets);
+        }
     }
 
     /// D4: everything is on the wire; the access unit may be released.
@@ -395,6 +432,18 @@ impl<W: Words> Session<W> {
     /// RTP timestamp of a CLOCK_MONOTONIC time.
     pub fn rtp_timestamp(&self, monotonic_ns: u64) -> u32 {
         rtp_timestamp(self.constants.ts_offset, monotonic_ns)
+    }
+
+    /// RTP timestamp of the next access unit, captured at `capture_ns`: later than that of the one before. Packets of
+    /// one timestamp belong to one access unit (RFC 6184 section 5.1), and a source that does not wait for a clock
+    /// gives frames less than a tick apart.
+    pub fn next_timestamp(&self, capture_ns: u64) -> u32 {
+        /// How far behind its predecessor a frame may lie to be moved past it, ticks of 90 kHz. Frames come in the
+        /// order of their capture; what seems further behind is 2^31 ticks ahead.
+        const SLACK_TICKS: u32 = 90_000;
+        let own = self.rtp_timestamp(capture_ns);
+        let behind = self.record.rtp_ts.wrapping_sub(own);
+        if self.generation > 0 && behind < SLACK_TICKS { self.record.rtp_ts.wrapping_add(1) } else { own }
     }
 }
 

@@ -10,6 +10,7 @@ use super::session::{Resume, SESSION_WORDS, Words};
 use crate::au::AuView;
 use crate::payload::PayloadSize;
 use crate::transmit::Transmit;
+use crate::transmit::outbox::{OUTBOX_WORDS, Outbox};
 use crate::transmit::udp::{UdpConfig, UdpTransmit};
 use kernel_host::config::{HostPort, Net, Rtp};
 use kernel_host::exit::{Exit, Failure};
@@ -69,6 +70,8 @@ pub struct RtpStream {
     described: Option<u64>,
     version: u64,
     send_calls: u64,
+    /// When to look after the session's object again, CLOCK_MONOTONIC.
+    next_look_ns: u64,
 }
 
 /// Waits for the sender's pacer while the kernel's heart beats.
@@ -122,8 +125,14 @@ impl RtpStream {
             report_interval_ns: REPORT_INTERVAL_NS,
             keyframe_interval_ns: KEYFRAME_INTERVAL_NS,
         };
-        let (sender, resume) = open_stream(SessionWords(words), new, &udp, &config, monotonic_ns())
+        let (mut sender, resume) = open_stream(SessionWords(words), new, &udp, &config, monotonic_ns())
             .map_err(|error| Failure::recover(error.recovery(), error))?;
+        // An object of its own: the session keeps its layout, and a stream outlives an upgrade.
+        let outbox =
+            shm_protocol::words::Words::open(&format!("{name}.outbox"), OUTBOX_WORDS).map_err(kernel::object)?;
+        if let Some(outbox) = Outbox::new(outbox) {
+            sender.keep_outbox(outbox);
+        }
         kernel.telemetry.set_path(sender.transmit().path());
         Ok(RtpStream {
             sender,
@@ -137,6 +146,7 @@ impl RtpStream {
             described: None,
             version: 0,
             send_calls: 0,
+            next_look_ns: 0,
         })
     }
 
@@ -179,7 +189,33 @@ impl RtpStream {
     /// Reads feedback and sends the report that is due. `true`: an IDR is wanted.
     pub fn poll(&mut self, now_ns: u64) -> bool {
         self.sender.poll_control(now_ns);
+        if now_ns >= self.next_look_ns {
+            self.next_look_ns = now_ns + SESSION_LOOK_NS;
+            self.keep_session();
+        }
         self.sender.keyframe_request(now_ns).is_some()
+    }
+
+    /// Sees to it that a successor will find the session: an object that somebody removed or truncated is made anew
+    /// with what this process knows of it.
+    pub fn keep_session(&mut self) {
+        if let Some(lost) = self.sender.transmit().outbox().map(Outbox::object).filter(|object| object.check().is_err())
+        {
+            // The system writes there: it must not find a hole.
+            match shm_protocol::words::Words::open(lost.name(), OUTBOX_WORDS) {
+                Ok(words) => Outbox::new(words).into_iter().for_each(|outbox| self.sender.keep_outbox(outbox)),
+                Err(error) => tracing::error!(%error, "The note of what was sent is lost and cannot be made anew"),
+            }
+        }
+        let lost = &self.sender.session().words().0;
+        let Err(damage) = lost.check() else { return };
+        let moved = shm_protocol::words::Words::open(lost.name(), SESSION_WORDS)
+            .map_err(|error| error.to_string())
+            .and_then(|words| self.sender.move_session(SessionWords(words)).map_err(|error| error.to_string()));
+        match moved {
+            Ok(()) => tracing::warn!(%damage, "The session of the RTP stream was made anew as it was"),
+            Err(error) => tracing::error!(%damage, error, "The session of the RTP stream cannot be made anew"),
+        }
     }
 
     /// Sends one access unit, waiting for the pacer.
@@ -270,6 +306,8 @@ impl RtpStream {
     }
 }
 
+/// As often as a kernel looks after its rings.
+const SESSION_LOOK_NS: u64 = Duration::from_secs(1).as_nanos() as u64;
 /// Until the first access unit tells the rate.
 const FALLBACK_INTERVAL_NS: u64 = 16_666_666;
 /// A sender report a second: receivers synchronise by it, and it is below RFC 3550's 5 % at any video rate.

@@ -172,7 +172,9 @@ impl UdpTransmit {
         let mut done = 0;
         while done < batch.len() {
             self.scratch.fill(batch, done, self.path);
-            match self.send_messages() {
+            let packets = self.scratch.runs.iter().map(|run| run.packets);
+            let noted = self.outbox.as_mut().map(|outbox| outbox.lay_out(&self.scratch.messages, packets, done));
+            match self.send_messages(noted) {
                 Ok(packets) => done += packets,
                 Err(Some(packets)) => {
                     self.stats.drops += packets as u64;
@@ -189,13 +191,14 @@ impl UdpTransmit {
 
     /// Sends as many messages of the scratch memory as go: `Ok(packets)` sent (0: lay out again for another path),
     /// `Err(Some(packets))` to drop, `Err(None)` when it has to wait.
-    fn send_messages(&mut self) -> Result<usize, Option<usize>> {
+    /// `noted`: where the same messages lie in the outbox.
+    fn send_messages(&mut self, noted: Option<*mut libc::mmsghdr>) -> Result<usize, Option<usize>> {
         let mut sent_runs = 0;
         let mut sent_packets = 0;
         let mut refused = 0;
         while sent_runs < self.scratch.runs.len() {
             let run = self.scratch.runs[sent_runs];
-            match self.call(sent_runs) {
+            match self.call(sent_runs, noted) {
                 Ok(messages) => {
                     for run in &self.scratch.runs[sent_runs..sent_runs + messages] {
                         sent_packets += run.packets;
@@ -240,7 +243,7 @@ impl UdpTransmit {
     }
 
     /// One system call from message `first` on; how many messages it took.
-    fn call(&mut self, first: usize) -> io::Result<usize> {
+    fn call(&mut self, first: usize, noted: Option<*mut libc::mmsghdr>) -> io::Result<usize> {
         self.stats.syscalls += 1;
         let fd = self.socket.as_raw_fd();
         let messages = &mut self.scratch.messages[first..];
@@ -252,8 +255,12 @@ impl UdpTransmit {
             let result = unsafe { libc::sendmsg(fd, &raw const messages[0].msg_hdr, flags) };
             return if result < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
         }
-        // SAFETY: as above, for each of the `len` headers; the kernel writes only their msg_len fields.
-        let result = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), messages.len() as u32, flags) };
+        let count = messages.len();
+        // The outbox has room for a batch's packets, and there are no more messages than these.
+        let messages = noted.map_or(messages.as_mut_ptr(), |noted| noted.wrapping_add(first));
+        // SAFETY: as above, for each of the `count` headers, of which `noted` points at copies in mapped memory; the
+        // kernel writes only their msg_len fields.
+        let result = unsafe { libc::sendmmsg(fd, messages, count as u32, flags) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
     }
 }

@@ -32,8 +32,9 @@ pub fn run(instance: &str) -> Result<u8, Failure> {
 
 /// Ends the supervisor first, or it would start anew what is ended.
 fn end_supervisor(runtime: &RuntimeDir) {
-    let Some(pid) = supervisor_pid(&runtime.supervisor_pid()) else { return };
-    let process = Process::open(pid);
+    // One whose number cannot be read answers all the same.
+    let pid = supervisor_pid(&runtime.supervisor_pid());
+    let process = pid.and_then(Process::open);
     // A stopped one answers once it goes on.
     process.iter().for_each(|process| process.signal(Signal::CONT));
     let asked = runtime.supervisor_socket().ok().and_then(|socket| ask(&socket, &Request::Stop, LONGEST_STOP));
@@ -46,7 +47,7 @@ fn end_supervisor(runtime: &RuntimeDir) {
         return;
     }
     // The number is its own as long as the lock is held, and the descriptor was opened under it.
-    if let Some(process) = process.filter(|_| supervisor_pid(&runtime.supervisor_pid()) == Some(pid)) {
+    if let Some(process) = process.filter(|_| supervisor_pid(&runtime.supervisor_pid()) == pid) {
         warn("quad: The supervisor does not answer and is killed");
         process.signal(Signal::KILL);
         wait_all(&[&process], Duration::from_secs(2));

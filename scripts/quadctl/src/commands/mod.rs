@@ -10,8 +10,10 @@ pub mod status;
 pub mod supervise;
 pub mod swap;
 pub mod up;
+pub mod upgrade;
 
 use std::io::Write as _;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use kernel_host::exit::{Exit, Failure};
@@ -56,8 +58,14 @@ pub fn ask_supervisor(runtime: &RuntimeDir, request: &Request, limit: Duration) 
     }
 }
 
+/// The version of this build.
+pub fn own_version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| kernel_host::identity::marked(env!("CARGO_PKG_VERSION")))
+}
+
 /// `quad version`.
 pub fn version() -> Result<u8, Failure> {
-    say(concat!("quad ", env!("CARGO_PKG_VERSION")));
+    say(&format!("quad {}", own_version()));
     Ok(0)
 }

@@ -8,8 +8,8 @@ use kernel_host::name::KernelName;
 use super::{ask_supervisor, say};
 use crate::supervisor::control::Request;
 
-/// Longer than the supervisor takes to give up.
-const LIMIT: Duration = Duration::from_secs(20);
+/// Longer than the supervisor takes to give up, twice: a swap before may have its probation first.
+const LIMIT: Duration = Duration::from_secs(40);
 
 /// Replaces a kernel's process and returns when the next epoch runs.
 pub fn run(instance: &str, kernel: &str) -> Result<u8, Failure> {

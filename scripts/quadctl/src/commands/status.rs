@@ -28,11 +28,13 @@ fn table(status: &Status) -> Vec<String> {
     let state = serde_json::to_string(&status.state).unwrap_or_default();
     let mut lines = vec![format!("Instance {}: {}, {supervisor}", status.instance, state.trim_matches('"'))];
     lines.push(format!(
-        "{:12} {:10} {:>8} {:>5} {:10} {:>6} {:>7} {:>7} {:>10} {:>8} {:>6} {:>9} {:>9}",
+        "{:12} {:10} {:>8} {:>5} {:>8} {:>5} {:10} {:>6} {:>7} {:>7} {:>10} {:>8} {:>6} {:>9} {:>9}",
         "KERNEL",
         "STATE",
         "PID",
         "EPOCH",
+        "RESTARTS",
+        "SWAPS",
         "BACKEND",
         "CPUS",
         "CPU %",
@@ -47,6 +49,7 @@ fn table(status: &Status) -> Vec<String> {
         lines.push(kernel_line(name, kernel, status.latency(name)));
         lines.extend(kernel.message.iter().map(|message| format!("{:12} {message}", "")));
     }
+    lines.extend(versions(status));
     lines.push(format!(
         "{:12} {:>6} {:>6} {:>12} {:>12} {:>8}  READERS",
         "RING", "SLOTS", "READY", "LAST FRAME", "PUBLISHED", "DROPPED"
@@ -91,15 +94,30 @@ fn table(status: &Status) -> Vec<String> {
     lines
 }
 
+/// The versions of the kernels, when they are not all of one build.
+fn versions(status: &Status) -> Option<String> {
+    let known: Vec<(&str, &str)> = status
+        .kernels
+        .iter()
+        .filter(|(_, kernel)| !kernel.version.is_empty())
+        .map(|(name, kernel)| (name.as_str(), kernel.version.as_str()))
+        .collect();
+    let differ = known.windows(2).any(|pair| pair[0].1 != pair[1].1);
+    let told: Vec<String> = known.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    differ.then(|| format!("Versions: {}", told.join(", ")))
+}
+
 fn kernel_line(name: &str, kernel: &KernelStatus, latency: Option<&Latency>) -> String {
     let cpus: Vec<String> = kernel.cpus.iter().map(usize::to_string).collect();
     let shown = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), duration);
     let measured = latency.filter(|l| l.count > 0);
     format!(
-        "{name:12} {:10} {:>8} {:>5} {:10} {:>6} {:>7.1} {:>7.2} {:>10} {:>8} {:>6} {:>9} {:>9}",
+        "{name:12} {:10} {:>8} {:>5} {:>8} {:>5} {:10} {:>6} {:>7.1} {:>7.2} {:>10} {:>8} {:>6} {:>9} {:>9}",
         kernel.state.name(),
         kernel.pid,
         kernel.epoch,
+        kernel.restarts,
+        kernel.swaps,
         kernel.backend,
         cpus.join(","),
         kernel.cpu_percent,
@@ -130,6 +148,12 @@ mod tests {
         for (line, kernel) in lines[2..6].iter().zip(["capture", "process", "encode", "net"]) {
             assert!(line.starts_with(kernel) && line.contains("stopped"), "{line}");
         }
+        let mut mixed = status;
+        mixed.kernels[0].1.version = "1.0".to_owned();
+        mixed.kernels[2].1.version = "1.0".to_owned();
+        assert_eq!(versions(&mixed), None);
+        mixed.kernels[2].1.version = "1.1".to_owned();
+        assert_eq!(versions(&mixed).as_deref(), Some("Versions: capture 1.0, encode 1.1"));
         let nothing = table(&collect("no-such-instance", None, None));
         assert_eq!(nothing, ["Instance no-such-instance is not running"]);
         assert_eq!((duration(999.4).as_str(), duration(1500.0).as_str()), ("999 µs", "1.5 ms"));

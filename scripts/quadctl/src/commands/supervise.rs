@@ -8,9 +8,9 @@ use kernel_host::signals::Stop;
 
 use crate::Start;
 use crate::launch::Launch;
-use crate::supervisor::Supervisor;
 use crate::supervisor::first_frame::Outcome;
 use crate::supervisor::rotate::open_log;
+use crate::supervisor::{Manner, Supervisor};
 
 /// Runs until the instance is stopped.
 pub fn run(instance: &str, start: &Start) -> Result<u8, Failure> {
@@ -30,7 +30,8 @@ fn supervise(instance: &str, start: &Start) -> Result<(), Failure> {
     log::init(&launch.configuration(&runtime)?.log)?;
     let stop = Stop::install().map_err(|error| Failure::new(Exit::Internal, error))?;
     let log_file = runtime.supervisor_log();
-    let supervisor = Supervisor::begin(instance, runtime, launch)?;
+    let manner = Manner { foreground: false, keep_sessions: start.keep_sessions };
+    let supervisor = Supervisor::begin(instance, runtime, launch, manner)?;
     supervisor.run(&stop, |outcome| {
         report(outcome);
         // Nobody reads the pipe from now on.

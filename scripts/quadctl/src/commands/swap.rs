@@ -7,12 +7,15 @@ use kernel_host::exit::{Exit, Failure};
 use kernel_host::name::KernelName;
 
 use super::{ask_supervisor, say};
+use crate::probe;
 use crate::supervisor::control::Request;
 use crate::supervisor::swap::SWAP_LIMIT;
 
 /// Exchanges a kernel's process under the running stream; returns when the new one carries it.
 pub fn run(instance: &str, kernel: &str, binary: Option<&Path>, sets: &[String]) -> Result<u8, Failure> {
     let kernel: KernelName = kernel.parse()?;
+    let sets = sets.iter().map(|set| whole_path(&kernel, set)).collect::<Result<_, _>>()?;
+    let runtime = super::runtime(instance)?;
     let binary = binary
         .map(|path| {
             path.canonicalize().map_err(|error| {
@@ -20,12 +23,27 @@ pub fn run(instance: &str, kernel: &str, binary: Option<&Path>, sets: &[String])
             })
         })
         .transpose()?;
-    let sets = sets.iter().map(|set| whole_path(&kernel, set)).collect::<Result<_, _>>()?;
-    let runtime = super::runtime(instance)?;
+    if let Some(binary) = &binary {
+        check(instance, &kernel, binary)?;
+    }
     let request = Request::Swap { kernel: kernel.to_string(), binary, sets };
     let reply = ask_supervisor(&runtime, &request, SWAP_LIMIT + Duration::from_secs(5))?;
     say(&reply.message);
     Ok(0)
+}
+
+/// Whether a binary is one for this place: a kernel of the right kind and layout, whoever made it.
+fn check(instance: &str, kernel: &KernelName, binary: &Path) -> Result<(), Failure> {
+    let identity = probe::kernel(binary, kernel.kind)?;
+    let running = probe::running_layout(instance);
+    if identity.shares(running) {
+        return Ok(());
+    }
+    let text = format!(
+        "{} has another layout of shared memory ({identity}) than what runs ({running:#018x}); `quad upgrade --binaries DIR` restarts all kernels with one build",
+        binary.display()
+    );
+    Err(Failure::new(Exit::Usage, text))
 }
 
 /// `encode.KEY` of the instance swapped: `encode.instances.NAME.KEY` of a further one.

@@ -18,10 +18,9 @@ use crate::Start;
 use crate::launch::Launch;
 use crate::preflight;
 use crate::process::last_line;
-use crate::supervisor::Supervisor;
-use crate::supervisor::already_running;
 use crate::supervisor::first_frame::Outcome;
 use crate::supervisor::rotate::open_log;
+use crate::supervisor::{Manner, Supervisor, already_running};
 
 /// Starts an instance.
 pub fn run(instance: &str, start: &Start, foreground: bool) -> Result<u8, Failure> {
@@ -37,7 +36,7 @@ pub fn run(instance: &str, start: &Start, foreground: bool) -> Result<u8, Failur
     runtime.supervisor_socket()?;
     runtime.create()?;
     if foreground {
-        in_foreground(instance, runtime, launch, &config)
+        in_foreground(instance, runtime, launch, &config, start.keep_sessions)
     } else {
         detached(instance, start, &runtime, &config)
     }
@@ -54,14 +53,21 @@ fn warn_of_adopted(instance: &str, runtime: &RuntimeDir, launch: &Launch) {
     }
 }
 
-fn in_foreground(instance: &str, runtime: RuntimeDir, launch: Launch, config: &Config) -> Result<u8, Failure> {
+fn in_foreground(
+    instance: &str,
+    runtime: RuntimeDir,
+    launch: Launch,
+    config: &Config,
+    keep_sessions: bool,
+) -> Result<u8, Failure> {
     kernel_host::log::init(&config.log)?;
     let stop = Stop::install().map_err(|error| Failure::new(Exit::Internal, error))?;
     // A closed terminal ends what ran in it. The flag is seen since the signal interrupts the wait.
     let flag = stop.flag();
     signal_hook::flag::register(signal_hook::consts::SIGHUP, flag.clone())
         .map_err(|error| Failure::new(Exit::Internal, error))?;
-    let supervisor = Supervisor::begin(instance, runtime.clone(), launch)?;
+    let manner = Manner { foreground: true, keep_sessions };
+    let supervisor = Supervisor::begin(instance, runtime.clone(), launch, manner)?;
     supervisor.run(&stop, |outcome| {
         if !flag.load(Ordering::Acquire) {
             announce(outcome, instance, &runtime, config);
@@ -86,6 +92,9 @@ fn detached(instance: &str, start: &Start, runtime: &RuntimeDir, config: &Config
     }
     for set in &start.set {
         command.args(["--set", set]);
+    }
+    if start.keep_sessions {
+        command.arg("--keep-sessions");
     }
     let mut child = command
         .stdin(if from_stdin { Stdio::inherit() } else { Stdio::null() })
@@ -124,8 +133,13 @@ fn detached(instance: &str, start: &Start, runtime: &RuntimeDir, config: &Config
 /// What an operator wants to know of a start.
 fn announce(outcome: &Outcome, instance: &str, runtime: &RuntimeDir, config: &Config) {
     match outcome {
-        Outcome::Running { after_ms } => {
+        Outcome::Running { after_ms, adopted: 0, .. } => {
             say(&format!("Instance {instance} streams: first frame on the wire after {after_ms} ms"));
+        }
+        Outcome::Running { adopted, started, .. } => {
+            let kernels = if *adopted == 1 { "kernel" } else { "kernels" };
+            let more = if *started == 0 { String::new() } else { format!(", started {started} more") };
+            say(&format!("Instance {instance} streams: adopted {adopted} running {kernels}{more}"));
         }
         Outcome::Waiting { message } => say(&format!("Instance {instance} is up. {message}")),
         Outcome::Failed { .. } => return,

@@ -32,6 +32,16 @@ pub enum Request {
         /// Settings of the successor, `KEY=VALUE` with whole paths.
         sets: Vec<String>,
     },
+    /// Make room for the supervisor of another build, which goes on in this very process; answered only when that
+    /// fails. The kernels stay, or all end first.
+    Upgrade {
+        /// Directory of the new build.
+        bin_dir: PathBuf,
+        /// Rings have another layout: every kernel ends, and of the objects the sessions alone stay.
+        whole: bool,
+    },
+    /// Who are you: answered with the version once the start is over.
+    Hello,
     /// Keep an override and tell the kernel concerned.
     Set {
         /// `KEY=VALUE`, checked by the asker.

@@ -26,6 +26,12 @@ pub enum Outcome {
     Running {
         /// Milliseconds since the kernels were started.
         after_ms: u64,
+        /// Kernels that ran already and were adopted.
+        #[serde(default)]
+        adopted: usize,
+        /// Kernels that were started.
+        #[serde(default)]
+        started: usize,
     },
     /// Everything runs and waits for the source's writer.
     Waiting {
@@ -48,11 +54,12 @@ pub struct FirstFrame {
     /// Instances whose first frame on the wire counts; none when nothing is sent before a viewer comes.
     senders: Vec<KernelName>,
     waits_for_writer: Option<String>,
+    adopted: usize,
 }
 
 impl FirstFrame {
-    /// For a start that begins now.
-    pub fn new(config: &Config) -> FirstFrame {
+    /// For a start that begins now, with `adopted` kernels that run already.
+    pub fn new(config: &Config, adopted: usize) -> FirstFrame {
         let sends = |kernel: &KernelName| {
             config
                 .net(&kernel.name)
@@ -67,13 +74,29 @@ impl FirstFrame {
             began: Instant::now(),
             senders: config.kernels().into_iter().filter(|k| k.kind == Kind::Net && sends(k)).collect(),
             waits_for_writer,
+            adopted,
         }
     }
 
-    /// What is known by now.
+    /// What is known by now. Where kernels were adopted nothing is a failed start: a stream that may go on is not
+    /// taken down for what is missing.
     pub fn look(&self, units: &[Unit], context: &Context<'_>, now: Instant) -> Option<Outcome> {
-        if self.on_the_wire(context) {
-            return Some(Outcome::Running { after_ms: (now - self.began).as_millis() as u64 });
+        match self.judge(units, context, now)? {
+            Outcome::Failed { message, .. } if self.adopted > 0 => {
+                let kernels = if self.adopted == 1 { "kernel" } else { "kernels" };
+                Some(Outcome::Waiting { message: format!("Adopted {} running {kernels}. {message}", self.adopted) })
+            }
+            outcome => Some(outcome),
+        }
+    }
+
+    fn judge(&self, units: &[Unit], context: &Context<'_>, now: Instant) -> Option<Outcome> {
+        // What runs is not kept waiting for a frame: its source may be silent for as long as it likes.
+        let all_run = self.adopted == units.len() && units.iter().all(|unit| runs(unit, context));
+        if all_run || self.on_the_wire(context) {
+            let after_ms = (now - self.began).as_millis() as u64;
+            let started = units.len().saturating_sub(self.adopted);
+            return Some(Outcome::Running { after_ms, adopted: self.adopted, started });
         }
         if let Some(unit) = units.iter().find(|unit| has_failed(unit)) {
             let ending = unit.last_ending.map(|ending| format!(" ({ending})")).unwrap_or_default();

@@ -5,10 +5,12 @@ pub mod backoff;
 pub mod control;
 pub mod fifo;
 pub mod first_frame;
+mod renew;
 pub mod rotate;
 mod start;
 pub mod swap;
 pub mod unit;
+mod upgrade;
 pub mod watchdog;
 
 use std::fs::File;
@@ -24,6 +26,7 @@ use kernel_host::signals::Stop;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shm_protocol::lease::{KernelState, LeaseTable};
 
+use crate::commands::own_version;
 use crate::launch::Launch;
 use crate::process::Signal;
 use crate::teardown::{STOP_PATIENCE, remove_everything, stop_kernels};
@@ -33,7 +36,8 @@ use swap::{Progress, Swap, Wanted};
 use unit::{Context, Unit};
 use watchdog::Watchdog;
 
-pub use start::already_running;
+pub use start::{Manner, already_running};
+pub use upgrade::{QUADCTL, Renewal, command_line};
 
 /// How often a start is looked at: well below a frame, so that `up` returns with the first.
 const START_POLL: Duration = Duration::from_millis(2);
@@ -50,6 +54,8 @@ struct Waiting {
     kernel: KernelName,
     epoch: u64,
     asked: Instant,
+    /// Whether the process at work was asked to end.
+    begun: bool,
     killed: bool,
 }
 
@@ -69,10 +75,15 @@ pub struct Supervisor {
     watchdog: Watchdog,
     start: Option<FirstFrame>,
     rotated: Instant,
+    /// Why a damaged table could not be replaced yet.
+    table_failure: Option<String>,
+    manner: Manner,
+    /// The build that goes on in this process, and who asked for it.
+    becoming: Option<(Client, Renewal)>,
     /// Kept open for their writers' sake.
     _fifos: Vec<File>,
     /// The lock that says that this supervisor lives.
-    _lock: File,
+    lock: File,
 }
 
 impl Supervisor {
@@ -85,7 +96,7 @@ impl Supervisor {
         let mut notifier = Notifier::from_env().map_err(|error| Failure::new(Exit::Usage, error))?;
         let mut alive = Instant::now();
         let mut failed = None;
-        while !stop.requested() && self.farewell.is_empty() {
+        while !stop.requested() && self.farewell.is_empty() && self.becoming.is_none() {
             let now = Instant::now();
             let next = self.turn(now);
             match self.look_at_start(now) {
@@ -105,6 +116,9 @@ impl Supervisor {
             }
             self.sleep(stop, next);
         }
+        if let Some((client, renewal)) = self.becoming.take() {
+            return Err(self.give_way(client, &renewal));
+        }
         notifier.stopping();
         let ended = self.take_down();
         let Some((message, exit)) = failed else { return ended };
@@ -123,6 +137,9 @@ impl Supervisor {
 
     /// One turn; returns when the next is due.
     fn turn(&mut self, now: Instant) -> Instant {
+        if !self.table.is_whole() && !self.renew_table(now) {
+            return now + renew::TRY_AGAIN;
+        }
         let context =
             Context { instance: &self.instance, runtime: &self.runtime, launch: &self.launch, table: &self.table };
         for unit in &mut self.units {
@@ -135,6 +152,7 @@ impl Supervisor {
         self.look_at_swaps(now);
         if now >= self.rotated + ROTATE_EVERY {
             self.rotated = now;
+            self.look_after_own_files();
             self.rotate_logs();
         }
         let mut next = now + self.watchdog.interval();
@@ -199,6 +217,14 @@ impl Supervisor {
                     client.answer(&reply);
                     self.clients.push(client);
                 }
+                Some(Request::Upgrade { bin_dir, whole }) => self.upgrade(client, Renewal { bin_dir, whole }),
+                Some(Request::Hello) => {
+                    client.answer(&match self.start {
+                        None => Reply::done(format!("quad {}", own_version())),
+                        Some(_) => Reply::failed(Exit::Temporary, "Starting"),
+                    });
+                    self.clients.push(client);
+                }
                 Some(Request::Restart { kernel }) => self.restart(client, &kernel, now),
                 Some(Request::Swap { kernel, binary, sets }) => {
                     self.swap(client, &kernel, Wanted { binary, sets }, now);
@@ -250,29 +276,50 @@ impl Supervisor {
 
     /// Asks a kernel's process to end and lets its successor come.
     fn restart(&mut self, mut client: Client, kernel: &str, now: Instant) {
-        let Some(unit) = self.units.iter_mut().find(|unit| unit.lease == kernel) else {
+        let Some(unit) = self.units.iter().find(|unit| unit.lease == kernel) else {
             let reply = self.unknown(kernel);
             client.answer(&reply);
             return;
         };
-        let epoch = self.table.find(&unit.lease).map_or(0, |index| self.table.info(index).epoch);
-        match &unit.main {
-            Some(main) => {
-                unit.restarting = true;
-                main.process.signal(Signal::TERM);
-                main.process.signal(Signal::CONT);
+        let kernel = unit.kernel.clone();
+        self.waiting.push(Waiting { client, kernel, epoch: 0, asked: now, begun: false, killed: false });
+        self.begin_restarts(now);
+    }
+
+    /// Asks the processes to end whose restart is wanted. After a swap the one that handed over lives on through its
+    /// successor's probation; until that is over neither of the two may be disturbed.
+    fn begin_restarts(&mut self, now: Instant) {
+        for waiting in self.waiting.iter_mut().filter(|waiting| !waiting.begun) {
+            let Some(unit) = self.units.iter_mut().find(|unit| unit.kernel == waiting.kernel) else { continue };
+            let info = self.table.find(&unit.lease).map(|index| self.table.info(index));
+            let holder = info.as_ref().filter(|info| info.held).map(|info| info.pid);
+            let main = unit.main.as_ref().map(|main| main.process.pid);
+            let settled = main.is_none() || holder.is_none() || holder == main;
+            if !settled && now < waiting.asked + RESTART_LIMIT {
+                continue;
             }
-            None => {
-                unit.left = None;
-                unit.start_at = Some(now);
+            (waiting.begun, waiting.asked, waiting.epoch) = (true, now, info.map_or(0, |info| info.epoch));
+            match &unit.main {
+                Some(main) => {
+                    unit.restarting = true;
+                    main.process.signal(Signal::TERM);
+                    main.process.signal(Signal::CONT);
+                }
+                None => {
+                    unit.left = None;
+                    unit.start_at = Some(now);
+                }
             }
         }
-        let kernel = unit.kernel.clone();
-        self.waiting.push(Waiting { client, kernel, epoch, asked: now, killed: false });
     }
 
     fn answer_waiting(&mut self, now: Instant) {
+        self.begin_restarts(now);
         for mut waiting in std::mem::take(&mut self.waiting) {
+            if !waiting.begun {
+                self.waiting.push(waiting);
+                continue;
+            }
             let lease = waiting.kernel.to_string();
             let info = self.table.find(&lease).map(|index| self.table.info(index));
             let unit = self.units.iter().find(|unit| unit.lease == lease);

@@ -14,17 +14,27 @@ use kernel_host::runtime::RuntimeDir;
 use kernel_host::status;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use shm_protocol::lease::LeaseTable;
+use shm_protocol::lease::{LeaseTable, Removal};
 use shm_protocol::names;
 
 use super::control::Listener;
 use super::first_frame::FirstFrame;
+use super::renew::forget_swap_counts;
 use super::unit::Unit;
 use super::watchdog::Watchdog;
 use super::{Supervisor, fifo};
 use crate::launch::Launch;
 use crate::process::{end_all, holder, read_pid_file};
-use crate::teardown::{STOP_PATIENCE, runs, standby_pid_file};
+use crate::teardown::{STOP_PATIENCE, is_session, standby_pid_file};
+
+/// How a supervisor was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manner {
+    /// In the foreground of a terminal or as a service's main process.
+    pub foreground: bool,
+    /// With the senders' sessions that a whole restart has left.
+    pub keep_sessions: bool,
+}
 
 impl Supervisor {
     /// Takes charge of an instance.
@@ -32,7 +42,12 @@ impl Supervisor {
     /// # Errors
     /// [`Exit::Usage`] beside a living supervisor; what is wrong with the configuration, the runtime directory or the
     /// shared memory otherwise.
-    pub fn begin(instance: &str, runtime: RuntimeDir, mut launch: Launch) -> Result<Supervisor, Failure> {
+    pub fn begin(
+        instance: &str,
+        runtime: RuntimeDir,
+        mut launch: Launch,
+        manner: Manner,
+    ) -> Result<Supervisor, Failure> {
         runtime.create()?;
         let lock = lock(&runtime)?;
         let config = launch.configuration(&runtime)?;
@@ -40,7 +55,10 @@ impl Supervisor {
         launch.save(&runtime)?;
         // What a killed run left; while one of its kernels lives nothing is touched, and it is adopted.
         let recover = |error: shm_protocol::error::ObjectError| Failure::recover(error.recovery(), error);
-        LeaseTable::remove_if_dead(instance).map_err(recover)?;
+        let removal = LeaseTable::remove_if_dead_but(instance, |name| manner.keep_sessions && is_session(name));
+        if matches!(removal.map_err(recover)?, Removal::Removed(_)) {
+            forget_swap_counts(&runtime);
+        }
         let table = LeaseTable::join(instance).map_err(recover)?;
         let fifos = fifo::hold(&config);
         let placed = placement(instance, &config)?;
@@ -52,22 +70,26 @@ impl Supervisor {
                 && config.capture(&kernel.name).and_then(|c| c.path.as_ref()).is_some_and(|p| p.as_os_str() == "-");
             let mut unit = Unit::new(kernel.clone(), cpus, config.standby(&kernel), stdin, &runtime);
             // By its pid file: one that was started just before its supervisor died and has no lease yet.
-            let early = || read_pid_file(&runtime.pid(&kernel)).filter(|p| !p.ended() && runs(p.pid, kernel.kind));
+            let early = || read_pid_file(&runtime.pid(&kernel)).filter(|process| !process.ended());
             if let Some(process) = holder(&table, &unit.lease).or_else(early) {
-                unit.adopt(process);
+                unit.adopt(process, &runtime);
             }
             let standby = read_pid_file(&standby_pid_file(&runtime, &kernel));
-            if let Some(process) = standby.filter(|p| !p.ended() && runs(p.pid, kernel.kind)) {
-                unit.adopt_standby(process);
+            if let Some(process) = standby.filter(|process| !process.ended()) {
+                unit.adopt_standby(process, &runtime);
             }
             unit
         });
         let units: Vec<Unit> = units.collect();
+        let adopted = units.iter().filter(|unit| unit.main.is_some()).count();
         Ok(Supervisor {
             instance: instance.to_owned(),
             listener: Listener::bind(&runtime)?,
             watchdog: Watchdog::new(Duration::from_millis(config.hang_timeout_ms.into())),
-            start: Some(FirstFrame::new(&config)),
+            start: Some(FirstFrame::new(&config, adopted)),
+            table_failure: None,
+            manner,
+            becoming: None,
             runtime,
             launch,
             table,
@@ -78,7 +100,7 @@ impl Supervisor {
             farewell: Vec::new(),
             rotated: Instant::now(),
             _fifos: fifos,
-            _lock: lock,
+            lock,
         })
     }
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use kernel_host::config::{Config, Overrides};
 use kernel_host::exit::Exit;
 use kernel_host::name::KernelName;
-use shm_protocol::lease::KernelState;
+use kernel_host::swaps::Swaps;
+use shm_protocol::lease::{KernelState, start_time};
 use shm_protocol::telemetry::TelemetryReader;
 
 use super::control::{Client, Reply};
@@ -19,6 +20,9 @@ use crate::process::Signal;
 
 /// A successor opens its devices and is ready within a second or two; what takes longer is stuck.
 pub const SWAP_LIMIT: Duration = Duration::from_secs(15);
+
+/// A standby that was sent away is gone by then; another process that is the candidate was started by somebody else.
+const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a swap asks for.
 #[derive(Debug, Clone, Default)]
@@ -55,6 +59,13 @@ pub enum Progress {
 }
 
 impl Swap {
+    /// Gives up for a reason that is none of its own. What becomes of the processes is the caller's business.
+    pub fn abandon(mut self, why: &str) -> Client {
+        let text = format!("{} was not swapped: {why}", self.kernel.short());
+        self.client.answer(&Reply::failed(Exit::Temporary, text));
+        self.client
+    }
+
     /// Checks what is asked. `Err`: why it cannot be.
     pub fn new(
         client: Client,
@@ -113,8 +124,29 @@ impl Swap {
             }
         }
         if !unit.processes().any(|process| process.pid == successor) {
-            let text = format!("{name} was not swapped, its successor ended: {}", unit.last_words());
+            let how = unit.standby_ending.filter(|(pid, _)| *pid == successor);
+            let how = how.map(|(_, ending)| format!(" ({ending})")).unwrap_or_default();
+            let text = format!("{name} was not swapped, its successor ended{how}: {}", unit.last_words());
             return Progress::Failed(Reply::failed(Exit::Temporary, text));
+        }
+        let foreign = info.candidate_ready
+            && info.candidate_pid != successor
+            && !unit.processes().any(|process| process.pid == info.candidate_pid)
+            && start_time(info.candidate_pid).is_some();
+        if foreign && now > self.asked + STRANGER_PATIENCE {
+            unit.end_successor(successor, Signal::KILL);
+            let text = format!(
+                "{name} was not swapped: process {}, which was not started here, already waits for its lease; end it \
+                 and try again",
+                info.candidate_pid
+            );
+            return Progress::Failed(Reply::failed(Exit::Temporary, text));
+        }
+        if now > self.asked + SWAP_LIMIT && info.pid == successor && info.held && info.state == KernelState::Running {
+            self.keep(unit, context);
+            let text =
+                format!("{name} was swapped, and no frame has come since: epoch {}, process {}", info.epoch, info.pid);
+            return Progress::Done(Reply::done(text));
         }
         if now > self.asked + SWAP_LIMIT {
             unit.end_successor(successor, Signal::KILL);
@@ -133,6 +165,12 @@ impl Swap {
     /// The settings survive restarts from now on.
     fn keep(&self, unit: &mut Unit, context: &Context<'_>) {
         unit.set_binary(self.wanted.binary.clone());
+        let path = context.runtime.swaps();
+        let mut swaps = Swaps::load(&path);
+        swaps.swapped(&self.kernel, self.wanted.binary.clone());
+        if let Err(error) = swaps.save(&path) {
+            tracing::error!(%error, path = %path.display(), "The swap is not counted, and its binary holds until the next start");
+        }
         let kept = Overrides::load(&context.runtime.overrides()).and_then(|mut overrides| {
             self.wanted.sets.iter().try_for_each(|set| overrides.set(set))?;
             overrides.save(&context.runtime.overrides())

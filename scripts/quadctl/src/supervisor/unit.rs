@@ -4,10 +4,12 @@ use std::fs::File;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use kernel_host::exit::Exit;
 use kernel_host::name::KernelName;
 use kernel_host::runtime::RuntimeDir;
+use kernel_host::swaps::Swaps;
 use shm_protocol::lease::{KernelState, LeaseInfo, LeaseTable};
 use shm_protocol::telemetry::TelemetryReader;
 
@@ -18,6 +20,9 @@ use crate::launch::Launch;
 use crate::process::{Process, Signal, last_line, write_pid_file};
 use crate::teardown::standby_pid_file;
 
+/// How long after a takeover the next standby starts. Its start and warm-up take a processor's whole time for some
+/// tenths of a second, just when the one that took over works off what has waited.
+const STANDBY_AFTER: Duration = Duration::from_millis(500);
 /// What belongs to the service manager of the supervisor, not to kernels.
 const MANAGER_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "QUAD_READY_FD"];
 
@@ -37,8 +42,12 @@ impl Running {
 
     /// How it ended; called once it has. `info` is its kernel's lease record now.
     fn ending(&mut self, info: Option<&LeaseInfo>) -> Ending {
-        let status = self.child.as_mut().and_then(|child| child.wait().ok());
-        match status.map(|status| (status.code(), status.signal())) {
+        let status = match &mut self.child {
+            Some(child) => child.wait().ok().map(|status| (status.code(), status.signal())),
+            // A child of this very process all the same where an upgrade has replaced its program.
+            None => self.process.reap().map(|status| (status.exit_status(), status.terminating_signal())),
+        };
+        match status {
             Some((Some(code), _)) => Ending::Code(code),
             Some((None, Some(signal))) => Ending::Signal(signal),
             _ => {
@@ -92,6 +101,10 @@ pub struct Unit {
     pub last_ending: Option<Ending>,
     /// When a hung holder of this epoch was killed.
     pub killed: Option<(Instant, u64)>,
+    /// Since when nobody has held the lease although a process is there to take it.
+    pub unheld_since: Option<Instant>,
+    /// How the last process ended that was to take over in a swap or stood by.
+    pub standby_ending: Option<(u32, Ending)>,
     cpus: Option<String>,
     binary: Option<PathBuf>,
     wants_standby: bool,
@@ -108,6 +121,7 @@ impl Unit {
     /// A kernel that has no process yet and is to get one at once.
     pub fn new(kernel: KernelName, cpus: Option<String>, standby: bool, stdin: bool, runtime: &RuntimeDir) -> Unit {
         let (lease, log) = (kernel.to_string(), runtime.log(&kernel));
+        let kernel_name = kernel.clone();
         Unit {
             kernel,
             lease,
@@ -119,8 +133,10 @@ impl Unit {
             left: None,
             last_ending: None,
             killed: None,
+            unheld_since: None,
+            standby_ending: None,
             cpus,
-            binary: None,
+            binary: Swaps::load(&runtime.swaps()).of(&kernel_name).binary,
             wants_standby: standby,
             standby_at: standby.then(Instant::now),
             inherits_stdin: stdin,
@@ -133,17 +149,21 @@ impl Unit {
     }
 
     /// Takes over a living process.
-    pub fn adopt(&mut self, process: Process) {
+    pub fn adopt(&mut self, process: Process, runtime: &RuntimeDir) {
         tracing::info!(kernel = %self.kernel, pid = process.pid, "Adopted");
+        // A former standby took over while nobody watched: the file still names its predecessor.
+        write_pid_file(&runtime.pid(&self.kernel), &process);
         self.main = Some(Running::adopted(process));
         self.start_at = None;
     }
 
     /// Takes over a waiting process; the one that took the lease meanwhile is no standby any more.
-    pub fn adopt_standby(&mut self, process: Process) {
+    pub fn adopt_standby(&mut self, process: Process, runtime: &RuntimeDir) {
         if self.main.as_ref().is_none_or(|main| main.process.pid != process.pid) {
             self.standby = Some(Running::adopted(process));
             self.standby_at = None;
+        } else {
+            let _ = std::fs::remove_file(standby_pid_file(runtime, &self.kernel));
         }
     }
 
@@ -162,13 +182,14 @@ impl Unit {
         self.start_error
             .clone()
             .or_else(|| last_line(&self.log, self.log_offset))
-            .unwrap_or_else(|| "It said nothing".to_owned())
+            .unwrap_or_else(|| format!("It said nothing; its log is {}", self.log.display()))
     }
 
     /// Starts what is due.
     pub fn start_due(&mut self, context: &Context<'_>, now: Instant) {
         if self.main.is_none() && self.start_at.is_some_and(|at| at <= now) {
             self.start_at = None;
+            self.leave_missing_binary(context);
             self.log_offset = std::fs::metadata(&self.log).map_or(0, |found| found.len());
             match self.spawn(context, false, None) {
                 Ok(running) => {
@@ -187,6 +208,7 @@ impl Unit {
         let settled = self.main.is_some() && context.info(&self.lease).is_some_and(|info| info.held);
         if self.standby.is_none() && settled && self.standby_at.is_some_and(|at| at <= now) {
             self.standby_at = None;
+            self.leave_missing_binary(context);
             match self.spawn(context, true, None) {
                 Ok(running) => {
                     write_pid_file(&standby_pid_file(context.runtime, &self.kernel), &running.process);
@@ -204,7 +226,8 @@ impl Unit {
     pub fn dismiss_standby(&mut self) {
         self.standby_at = None;
         if let Some(standby) = self.standby.take() {
-            standby.process.signal(Signal::TERM);
+            // It holds nothing, and one that stands still would not hear anything milder.
+            standby.process.signal(Signal::KILL);
             self.doomed.push(standby);
         }
     }
@@ -231,9 +254,45 @@ impl Unit {
         self.standby_at = self.wants_standby.then_some(now);
     }
 
-    /// The binary that later starts use; `None`: that of this build.
+    /// The binary that later starts use; `None`: that of the build.
     pub fn set_binary(&mut self, binary: Option<PathBuf>) {
         self.binary = binary;
+    }
+
+    /// Goes back to the build's own binary when the one of a swap is gone: a stream with it is better than none.
+    fn leave_missing_binary(&mut self, context: &Context<'_>) {
+        if let Some(gone) = self.binary.take_if(|binary| !binary.is_file()) {
+            let binary = gone.display();
+            tracing::warn!(kernel = %self.kernel, %binary, "The binary it was swapped to is gone; the build's own is started");
+            let path = context.runtime.swaps();
+            let mut swaps = Swaps::load(&path);
+            swaps.forget_binary(&self.kernel);
+            if let Err(error) = swaps.save(&path) {
+                tracing::warn!(%error, path = %path.display(), "Cannot write");
+            }
+        }
+    }
+
+    /// Kills every process of it.
+    pub fn kill(&self) {
+        self.processes().for_each(|process| process.signal(Signal::KILL));
+    }
+
+    /// Asks every process to end.
+    pub fn ask_to_end(&self) {
+        self.processes().for_each(|process| process.signal(Signal::TERM));
+    }
+
+    /// Begins anew after [`Unit::kill`], with a process that starts now. A kernel that had ended for good stays ended.
+    pub fn begin_anew(&mut self, now: Instant) {
+        self.collect();
+        self.doomed.extend(self.main.take().into_iter().chain(self.standby.take()));
+        self.doomed.retain(|running| !running.process.ended());
+        (self.killed, self.restarting) = (None, false);
+        if self.left.is_none() {
+            self.start_at = Some(now);
+            self.standby_at = self.wants_standby.then_some(now);
+        }
     }
 
     fn spawn(&self, context: &Context<'_>, standby: bool, wanted: Option<&Wanted>) -> Result<Running, String> {
@@ -288,6 +347,7 @@ impl Unit {
         });
         if let Some(mut standby) = self.standby.take_if(|running| running.process.ended()) {
             let ending = standby.ending(context.info(&self.lease).as_ref());
+            self.standby_ending = Some((standby.process.pid, ending));
             // Its file names a process that is gone; an absent file is as good.
             let _ = std::fs::remove_file(standby_pid_file(context.runtime, &self.kernel));
             tracing::warn!(kernel = %self.kernel, %ending, "The standby ended");
@@ -316,11 +376,19 @@ impl Unit {
             let _ = std::fs::remove_file(standby_pid_file(context.runtime, &self.kernel));
             write_pid_file(&context.runtime.pid(&self.kernel), &standby.process);
             self.main = Some(standby);
-            self.standby_at = self.wants_standby.then_some(now);
+            self.standby_at = self.wants_standby.then_some(now + STANDBY_AFTER);
             return;
         }
-        if !asked_for && !ending.restarts() {
-            tracing::info!(kernel = %self.kernel, pid, %ending, "Ended and is not restarted");
+        // Fenced means that a successor is at work. Where nobody is, because that one died too, the stream waits for us.
+        let fenced_for_nobody =
+            ending == Ending::Code(i32::from(Exit::Fenced.code())) && !info.is_some_and(|info| info.held);
+        if !asked_for && !fenced_for_nobody && !ending.restarts() {
+            match ending {
+                Ending::Code(0) => tracing::info!(kernel = %self.kernel, pid, %ending, "Ended and is not restarted"),
+                _ => {
+                    tracing::error!(kernel = %self.kernel, pid, %ending, "Ended and is not restarted: `quad restart` when it is mended")
+                }
+            }
             let _ = std::fs::remove_file(context.runtime.pid(&self.kernel));
             self.left = Some(ending);
             return;
@@ -330,7 +398,7 @@ impl Unit {
             TelemetryReader::open(context.instance, &self.lease, info.epoch)
                 .is_some_and(|page| page.snapshot().frames > 0)
         });
-        let delay = if asked_for { std::time::Duration::ZERO } else { self.backoff.death(progress) };
+        let delay = if asked_for { Duration::ZERO } else { self.backoff.death(progress) };
         if asked_for {
             tracing::info!(kernel = %self.kernel, pid, %ending, "Restarting on request");
         } else {

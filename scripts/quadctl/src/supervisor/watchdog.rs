@@ -6,10 +6,13 @@ use shm_protocol::clock::monotonic_ns;
 use shm_protocol::lease::{KernelState, LeaseInfo};
 
 use super::unit::{Context, Unit};
+use crate::process::Signal;
 
 /// A killed holder that has not let go by then keeps its lease in name only: with SIGKILL pending it runs no further
 /// instruction.
 const DEATH_PATIENCE: Duration = Duration::from_secs(1);
+/// What the start of a process may take on a machine that is short of time or of disk.
+const NEWCOMER_PATIENCE: Duration = Duration::from_secs(3);
 /// Recovery beats less often than work does: mapping and populating large pools is one long step.
 const RECOVERY_FACTOR: u64 = 5;
 
@@ -46,13 +49,26 @@ impl Watchdog {
 
     /// Kills what hangs, and takes the lease from what does not die of it.
     pub fn look(&self, unit: &mut Unit, context: &Context<'_>, now: Instant) {
-        let Some(info) = context.info(&unit.lease).filter(|info| info.held) else { return };
+        // One that was forced out already is nobody to judge: its successor is on its way.
+        let Some(info) = context.info(&unit.lease).filter(|info| info.held && !info.forced) else {
+            self.look_at_newcomer(unit, now);
+            return;
+        };
+        unit.unheld_since = None;
         if let Some((at, epoch)) = unit.killed
             && epoch == info.epoch
         {
             if now > at + DEATH_PATIENCE {
                 tracing::error!(kernel = %unit.kernel, pid = info.pid, "Killed and does not die: its lease is taken from it");
-                context.table.force_takeover(&unit.lease);
+                match context.table.force_takeover(&unit.lease, epoch) {
+                    Ok(true) => {}
+                    // It let go in this very moment.
+                    Ok(false) => return,
+                    Err(error) => {
+                        tracing::error!(kernel = %unit.kernel, %error, "The lease cannot be taken");
+                        return;
+                    }
+                }
                 unit.killed = None;
                 let doomed = unit.main.take_if(|main| main.process.pid == info.pid);
                 unit.doomed.extend(doomed);
@@ -66,11 +82,29 @@ impl Watchdog {
         // A successor has the lock a moment before the record is its own: then nobody is there to be killed.
         if now >= self.trusted_from
             && hangs(&info, monotonic_ns(), self.timeout)
-            && context.table.kill_holder(&unit.lease)
+            && context.table.kill_holder(&unit.lease, info.epoch)
         {
             let silent_ms = monotonic_ns().saturating_sub(info.heartbeat_ns) / 1_000_000;
             tracing::error!(kernel = %unit.kernel, pid = info.pid, silent_ms, "No sign of life: killed");
             unit.killed = Some((now, info.epoch));
+        }
+    }
+}
+
+impl Watchdog {
+    /// A process that is to take a lease that nobody holds, a new one or a standby whose holder died, does so within
+    /// milliseconds. One that stands still before it has the lease has no heart to be heard.
+    fn look_at_newcomer(&self, unit: &mut Unit, now: Instant) {
+        let Some(main) = &unit.main else {
+            unit.unheld_since = None;
+            return;
+        };
+        let since = *unit.unheld_since.get_or_insert(now);
+        if now >= self.trusted_from && now > since + self.timeout.max(NEWCOMER_PATIENCE) {
+            let waited_ms = (now - since).as_millis() as u64;
+            tracing::error!(kernel = %unit.kernel, pid = main.process.pid, waited_ms, "Does not take its lease: killed");
+            main.process.signal(Signal::KILL);
+            unit.unheld_since = None;
         }
     }
 }
@@ -100,6 +134,7 @@ mod tests {
             heartbeat_ns,
             state,
             held: true,
+            forced: false,
             candidate_ticket: 0,
             candidate_ready: false,
             candidate_pid: 0,

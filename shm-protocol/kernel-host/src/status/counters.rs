@@ -2,43 +2,48 @@
 
 use shm_protocol::telemetry::Counter;
 
-/// A counter as status and metrics name it.
-pub(super) struct NamedCounter {
-    pub(super) counter: Counter,
-    pub(super) name: &'static str,
-    /// Whether it only rises within an epoch.
-    pub(super) rises: bool,
-    pub(super) help: &'static str,
-}
-
-const fn rising(counter: Counter, name: &'static str, help: &'static str) -> NamedCounter {
-    NamedCounter { counter, name, rises: true, help }
-}
-
-const fn gauge(counter: Counter, name: &'static str, help: &'static str) -> NamedCounter {
-    NamedCounter { counter, name, rises: false, help }
-}
-
-pub(super) const COUNTERS: &[NamedCounter] = &[
-    rising(Counter::Bytes, "bytes", "Bytes of access units made or sent"),
-    rising(Counter::Packets, "packets", "Packets sent"),
-    rising(Counter::SendCalls, "send_calls", "System calls that sent packets"),
-    rising(Counter::BurnedPackets, "burned_packets", "Packet indices given up after a restart"),
-    rising(Counter::PacketsDropped, "packets_dropped", "Packets the system would not take"),
-    gauge(Counter::Viewers, "viewers", "Browser viewers"),
-    rising(Counter::ViewerDrops, "viewer_drops", "Access units that a slow viewer missed"),
-    rising(Counter::Idrs, "idrs", "IDR pictures made"),
-    rising(Counter::IdrRequests, "idr_requests", "IDR pictures asked for by viewers"),
-    rising(Counter::CopiedBytes, "copied_bytes", "Pixel bytes copied by the kernel's own code"),
-    rising(Counter::ByReference, "by_reference", "Frames passed by reference"),
-    rising(Counter::Tombstones, "tombstones", "Frames left out on purpose"),
-    gauge(Counter::TargetKbps, "target_kbps", "Target bitrate in kbit/s"),
-    gauge(Counter::Kbps, "kbps", "Bitrate of the last second in kbit/s"),
-    rising(Counter::ReceiverReports, "receiver_reports", "RTCP receiver reports heard"),
-    gauge(Counter::FractionLost, "fraction_lost_256", "Fraction lost by the last receiver report in 1/256"),
-    gauge(Counter::RoundTripUs, "round_trip_us", "Round-trip time by the last receiver report in microseconds"),
-    gauge(Counter::PoolBytes, "pool_bytes", "Bytes of pools mapped"),
-    gauge(Counter::Backlog, "backlog", "Frames that wait before the kernel"),
-    gauge(Counter::FirstOnWireNs, "first_on_wire_ns", "CLOCK_MONOTONIC of the first frame on the wire in ns"),
-    rising(Counter::CaptureMissed, "capture_missed", "Source frames not captured because no slot was free"),
+/// Each counter and what the status calls it.
+pub(super) const COUNTERS: &[(Counter, &str)] = &[
+    // Bytes of access units made or sent.
+    (Counter::Bytes, "bytes"),
+    // Packets sent.
+    (Counter::Packets, "packets"),
+    // System calls that sent packets.
+    (Counter::SendCalls, "send_calls"),
+    // Packet indices given up after a restart.
+    (Counter::BurnedPackets, "burned_packets"),
+    // Packets the system would not take.
+    (Counter::PacketsDropped, "packets_dropped"),
+    // Browser viewers.
+    (Counter::Viewers, "viewers"),
+    // Access units that a slow viewer missed.
+    (Counter::ViewerDrops, "viewer_drops"),
+    // IDR pictures made.
+    (Counter::Idrs, "idrs"),
+    // IDR pictures asked for by viewers.
+    (Counter::IdrRequests, "idr_requests"),
+    // Pixel bytes copied by the kernel's own code.
+    (Counter::CopiedBytes, "copied_bytes"),
+    // Frames passed by reference.
+    (Counter::ByReference, "by_reference"),
+    // Frames left out on purpose.
+    (Counter::Tombstones, "tombstones"),
+    // Target bitrate in kbit/s.
+    (Counter::TargetKbps, "target_kbps"),
+    // Bitrate of the last second in kbit/s.
+    (Counter::Kbps, "kbps"),
+    // RTCP receiver reports heard.
+    (Counter::ReceiverReports, "receiver_reports"),
+    // Fraction lost by the last receiver report in 1/256.
+    (Counter::FractionLost, "fraction_lost_256"),
+    // Round-trip time by the last receiver report in microseconds.
+    (Counter::RoundTripUs, "round_trip_us"),
+    // Bytes of pools mapped.
+    (Counter::PoolBytes, "pool_bytes"),
+    // Frames that wait before the kernel.
+    (Counter::Backlog, "backlog"),
+    // CLOCK_MONOTONIC of the first frame on the wire in ns.
+    (Counter::FirstOnWireNs, "first_on_wire_ns"),
+    // Source frames not captured because no slot was free.
+    (Counter::CaptureMissed, "capture_missed"),
 ];

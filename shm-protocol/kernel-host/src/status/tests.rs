@@ -1,6 +1,5 @@
 //! The shape that outside checks rely on, from real shared memory.
 
-use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::time::Instant;
 
@@ -131,33 +130,6 @@ fn a_kernel_is_told_apart_by_what_it_does() {
     let lease = instance.start("encode.main");
     assert_eq!(look().kernel("encode").unwrap().restarts, 1);
     drop(lease);
-}
-
-#[test]
-fn metrics_are_well_formed_and_named_once() {
-    let instance = Instance::new("prom");
-    let lease = instance.start("net.web");
-    let page = Telemetry::create(&instance.0, "net.web", lease.epoch()).unwrap();
-    page.set_backend("a\"b\\c");
-    page.add(Counter::Packets, 7);
-    page.sample(Measure::CaptureToWire, monotonic_ns(), 2_000_000);
-    lease.running();
-    let text = prometheus(&collect(&instance.0, None, None));
-    let mut names = BTreeSet::new();
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            assert!(names.insert(rest.split(' ').next().unwrap().to_owned()), "{line} twice");
-        } else if !line.starts_with('#') {
-            let (name, value) = line.rsplit_once(' ').unwrap();
-            assert!(value.parse::<f64>().is_ok(), "{line}");
-            assert!(names.contains(name.split('{').next().unwrap()), "{line} before its TYPE");
-            assert!(name.starts_with("quad_"), "{line}");
-        }
-    }
-    assert!(text.contains("quad_kernel_up{kernel=\"net.web\"} 1\n"), "{text}");
-    assert!(text.contains("quad_packets_total{kernel=\"net.web\"} 7\n"), "{text}");
-    assert!(text.contains("quad_capture_to_wire_seconds{kernel=\"net.web\",quantile=\"0.5\"} 0.002\n"), "{text}");
-    assert!(text.contains("backend=\"a\\\"b\\\\c\""), "{text}");
 }
 
 #[test]

@@ -29,15 +29,15 @@ fn publish_next(world: &World, core: &mut ProducerCore) -> Result<bool, RingErro
 /// Recovers, dying at each step of the recovery once more if `fuses` says so.
 fn succeed(world: &World, fuses: &[u32]) -> (ProducerCore, Recovered) {
     for steps in fuses {
-        match world.producer(Fuse::burning(*steps)).recover(|_| false) {
+        match world.producer(Fuse::burning(*steps)).recover(|_| None) {
             Err(RingError::Died) => note_death(),
             done => drop(done.unwrap()),
         }
     }
     let mut core = world.producer(Fuse::default());
-    let recovered = core.recover(|_| false).unwrap();
+    let recovered = core.recover(|_| None).unwrap();
     assert_eq!(recovered.last_key, world.control.last_key());
-    let again = core.recover(|_| false).unwrap();
+    let again = core.recover(|_| None).unwrap();
     let quiet = Recovered { aborted: 0, quarantined: 0, ..recovered };
     assert_eq!(again, quiet, "invariant 11: recovery changes nothing the second time");
     (core, recovered)

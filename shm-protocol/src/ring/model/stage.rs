@@ -26,7 +26,7 @@ impl Stage {
     /// A process that holds B's lease.
     fn start(a: &World, b: &World, fuse: &Fuse) -> Result<Stage, RingError> {
         let mut output = b.producer(fuse.clone());
-        output.recover(|_| false)?;
+        output.recover(|_| None)?;
         let input = a.reader(0, fuse.clone());
         Ok(Stage { input, output, core: StageCore::new(A_UID, 0), pending: None })
     }

@@ -45,6 +45,11 @@ fn only_our_own_hosts_are_served() {
         ("user@localhost", Err(Refusal::BadHost)),
         ("localhost/x", Err(Refusal::BadHost)),
         ("[::1", Err(Refusal::BadHost)),
+        ("[localhost]", Err(Refusal::BadHost)),
+        ("]localhost:8080", Err(Refusal::BadHost)),
+        ("localhost]", Err(Refusal::BadHost)),
+        ("[127.0.0.1]", Err(Refusal::BadHost)),
+        ("[]", Err(Refusal::BadHost)),
     ];
     for (host, expected) in table {
         assert_eq!(ask(&guard(None), "/", &[("host", host)], LOCAL), expected, "Host: {host}");

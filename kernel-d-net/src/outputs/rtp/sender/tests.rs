@@ -42,7 +42,7 @@ impl Transmit for Wire {
 }
 
 /// Time that passes only while waiting, and stops after some waits.
-struct TestClock {
+pub(super) struct TestClock {
     now_ns: u64,
     waits: usize,
 }
@@ -59,11 +59,11 @@ impl Clock for TestClock {
     }
 }
 
-fn clock(now_ns: u64) -> TestClock {
+pub(super) fn clock(now_ns: u64) -> TestClock {
     TestClock { now_ns, waits: 100_000 }
 }
 
-fn config(pacing: bool) -> SenderConfig {
+pub(super) fn config(pacing: bool) -> SenderConfig {
     SenderConfig {
         payload_size: PayloadSize::DEFAULT,
         pacer: PacerConfig::new(pacing, 8000, FRAME_NS),
@@ -72,7 +72,7 @@ fn config(pacing: bool) -> SenderConfig {
     }
 }
 
-fn memory() -> Vec<AtomicU64> {
+pub(super) fn memory() -> Vec<AtomicU64> {
     (0..SESSION_WORDS).map(|_| AtomicU64::new(0)).collect()
 }
 
@@ -92,13 +92,13 @@ fn sender<'a>(memory: &'a [AtomicU64], wire: &Wire, config: &SenderConfig) -> Rt
     RtpSender::new(session, resume, wire.clone(), None, config, 0)
 }
 
-fn slice(kind: u8, len: usize) -> Vec<u8> {
+pub(super) fn slice(kind: u8, len: usize) -> Vec<u8> {
     let mut au = vec![0, 0, 0, 1, kind];
     au.extend((0..len).map(|i| (i % 253) as u8 | 1));
     au
 }
 
-fn unit(bytes: &[u8], id: u64) -> AccessUnit<'_> {
+pub(super) fn unit(bytes: &[u8], id: u64) -> AccessUnit<'_> {
     AccessUnit { view: AuView::of(bytes), key: (id, 0), capture_ns: id * 1_000_000_000, codec: Codec::H264 }
 }
 
@@ -120,6 +120,25 @@ fn headers_count_on_over_the_wrap_and_mark_the_last_packet() {
     };
     assert_eq!(headers, [header(0, 0xfffe, 90_100), header(1, 0xffff, 90_100), header(1, 0, 180_100)]);
     assert_eq!(wire.packets.borrow()[2][12..], b[4..]);
+}
+
+#[test]
+fn frames_less_than_a_tick_apart_have_timestamps_of_their_own_also_across_a_restart() {
+    let (memory, wire) = (memory(), Wire::default());
+    let bytes = slice(0x41, 50);
+    let mut stamps = Vec::new();
+    for (id, capture_ns) in [(1, 1_000_000_000), (2, 1_000_001_000), (3, 1_000_002_000), (4, 1_016_000_000)] {
+        let mut s = sender(&memory, &wire, &config(false)); // a new process each time
+        let au = AccessUnit { capture_ns, ..unit(&bytes, id) };
+        let SendEnd::Done(sent) = s.send(&au, &mut clock(5)).unwrap() else { panic!() };
+        stamps.push(sent.rtp_ts);
+    }
+    assert_eq!(stamps, [90_100, 90_101, 90_102, 91_540]);
+    // A silence of more than 2^31 ticks is none of that.
+    let mut s = sender(&memory, &wire, &config(false));
+    let later = AccessUnit { capture_ns: 1_016_000_000 + 30_000 * 1_000_000_000, ..unit(&bytes, 5) };
+    let SendEnd::Done(sent) = s.send(&later, &mut clock(5)).unwrap() else { panic!() };
+    assert_eq!(sent.rtp_ts, 91_540u32.wrapping_add(2_700_000_000));
 }
 
 #[test]

@@ -48,6 +48,46 @@ fn constants_and_counters_survive_the_process() {
 }
 
 #[test]
+fn a_session_whose_words_were_lost_goes_on_in_others() {
+    let (lost, found) = (memory(), memory());
+    let (mut session, _) = Session::create_or_resume(&lost[..], constants(), 1200).unwrap();
+    session.begin((1, 0), 11, 10, 5000, 77);
+    session.finish();
+    session.begin((2, 0), 12, 6, 3000, 78);
+    session.progress(4);
+    lost.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    session.move_to(&found[..]).unwrap();
+    let (resumed, how) = Session::create_or_resume(&found[..], Constants { ssrc: 1, ..constants() }, 900).unwrap();
+    assert_eq!(how, Resume::Resumed);
+    assert_eq!((resumed.constants(), resumed.payload_bytes()), (&constants(), 1200));
+    assert_eq!(resumed.totals(), session.totals());
+    let point = ResumePoint::Continue { first_index: 0x7ffe + 10, sent: 4, rtp_ts: 78 };
+    assert_eq!(resumed.resume_point((2, 0), 12, 6), point);
+    assert_eq!(resumed.resume_point((1, 0), 11, 10), ResumePoint::Done);
+    assert!(matches!(session.move_to(&found[..4]), Err(SessionError::Words { .. })));
+}
+
+#[test]
+fn damaged_counts_are_no_panic() {
+    let memory = memory();
+    let (mut s, _) = Session::create_or_resume(&memory[..], constants(), 1200).unwrap();
+    s.begin((5, 0), 11, 10, 5000, 77);
+    // Everything of the record behind the key, its first index and its time stamp: counts that anybody may have written.
+    for count in [5, 6, 7, 8] {
+        memory[word::RECORDS[1] + count].store(u64::MAX, Ordering::Relaxed);
+    }
+    let (mut s, how) = Session::create_or_resume(&memory[..], constants(), 1200).unwrap();
+    assert_eq!(how, Resume::Resumed);
+    s.progress(1);
+    assert_eq!(s.begin((6, 0), 1, 2, 3, 4), 0x7ffe + 10, "the indices are what receivers see: they go on");
+    assert_eq!(s.totals().burned, 8, "and the counts wrap");
+    // A generation whose successor is none is no stream.
+    memory[word::GENERATION].store(u64::MAX, Ordering::Relaxed);
+    let (_, how) = Session::create_or_resume(&memory[..], constants(), 1200).unwrap();
+    assert!(matches!(how, Resume::Replaced { .. }), "{how:?}");
+}
+
+#[test]
 fn changed_bytes_or_a_missing_access_unit_burn_the_indices() {
     for point in [((5, 0), 99, 10), ((5, 0), 11, 9), ((6, 0), 11, 10)] {
         let memory = memory();

@@ -2,7 +2,7 @@
 
 use crate::glass::{FPS, SIZE};
 use crate::test_frames::Layout;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -96,6 +96,35 @@ impl Ffmpeg {
         command.arg(format!("rtp://127.0.0.1:{port}?pkt_size=1212"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("ffmpeg")?;
         Ok(Ffmpeg { child })
+    }
+
+    /// Sends a 1080p60 pattern of its own to `port`, with the best build there is; what it is called.
+    ///
+    /// # Errors
+    /// When no build encodes H.264.
+    pub fn pattern(port: u16) -> Result<(Ffmpeg, String)> {
+        let (binary, encoder) = match find() {
+            Ok(binary) => (binary, "libopenh264"),
+            Err(_) => {
+                let plain = PathBuf::from("ffmpeg");
+                let encoders = output(&plain, &["-hide_banner", "-encoders"]).context("There is no FFmpeg")?;
+                ensure!(encoders.contains("libx264"), "FFmpeg has neither libopenh264 nor libx264");
+                (plain, "libx264")
+            }
+        };
+        let text = output(&binary, &["-version"]).context("ffmpeg -version")?;
+        let name = format!("FFmpeg {} {encoder}", text.split_whitespace().nth(2).unwrap_or("?"));
+        let mut command = Command::new(binary);
+        command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-re", "-f", "lavfi"]);
+        command.args(["-i", &format!("testsrc2=size={}x{}:rate={FPS}", SIZE.0, SIZE.1)]);
+        command.args(["-an", "-pix_fmt", "yuv420p", "-c:v", encoder, "-b:v", &format!("{BITRATE_KBPS}k")]);
+        command.args(["-g", &GOP.to_string(), "-flags", "+low_delay", "-flush_packets", "1"]);
+        if encoder == "libx264" {
+            command.args(["-preset", "ultrafast", "-tune", "zerolatency"]);
+        }
+        command.args(["-f", "rtp", "-payload_type", "96"]).arg(format!("rtp://127.0.0.1:{port}?pkt_size=1212"));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("ffmpeg")?;
+        Ok((Ffmpeg { child }, name))
     }
 
     /// Process id.

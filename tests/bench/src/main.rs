@@ -6,12 +6,16 @@ mod glass;
 mod machine;
 mod memory;
 mod process;
+mod random;
+mod recovery;
 mod report;
 mod ring;
 mod scratch;
 mod stand;
 mod startup;
 mod stats;
+mod supervised;
+mod swap;
 mod test_frames;
 mod wire;
 
@@ -44,12 +48,14 @@ impl Effort {
 /// A benchmark that can be asked for.
 type Run = fn(Effort) -> Result<Bench>;
 
-const BENCHES: [(&str, Run); 5] = [
+const BENCHES: [(&str, Run); 7] = [
     ("ring", ring::run),
     ("pipeline", glass::run),
     ("8k120", byref::run),
     ("memory", memory::run),
     ("startup", startup::run),
+    ("recovery", recovery::run),
+    ("swap", swap::run),
 ];
 
 /// Benchmarks of the quad-kernel streaming system, each with its rival in the same run

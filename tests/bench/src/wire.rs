@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce, ReceiveTimestampns};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
 use shm_protocol::clock::{monotonic_ns, realtime_offset_ns};
+use std::collections::BTreeSet;
 use std::io::IoSliceMut;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
@@ -30,8 +31,12 @@ pub struct Arrived {
     pub frames: Vec<FrameEnd>,
     /// Packets.
     pub packets: u64,
-    /// Sequence numbers left out.
+    /// Sequence numbers that never came.
     pub gaps: u64,
+    /// Packets that came again under their numbers.
+    pub repeated: u64,
+    /// Times that the stream began anew: another source (SSRC), or numbers without any relation to those before.
+    pub breaks: u64,
 }
 
 /// A thread that receives until it is asked for what came.
@@ -47,6 +52,52 @@ struct Header {
     marker: bool,
     sequence: u16,
     timestamp: u32,
+    ssrc: u32,
+}
+
+/// Follows the sequence numbers of one source.
+#[derive(Default)]
+struct Numbers {
+    /// Source and the highest number, extended over the wrap-around.
+    highest: Option<(u32, u64)>,
+    missing: BTreeSet<u64>,
+    lost: u64,
+    repeated: u64,
+    breaks: u64,
+}
+
+impl Numbers {
+    /// Notes a packet. `false`: it was here before.
+    fn note(&mut self, ssrc: u32, sequence: u16) -> bool {
+        /// More than this at once is no loss but another stream: RFC 3550 A.1 (MAX_DROPOUT).
+        const MAX_DROPOUT: u64 = 3000;
+        let Some((known, highest)) = self.highest.filter(|(known, _)| *known == ssrc) else {
+            self.breaks += u64::from(self.highest.is_some());
+            self.begin(ssrc, sequence);
+            return true;
+        };
+        let step = sequence.wrapping_sub(highest as u16) as i16;
+        let number = highest.wrapping_add_signed(i64::from(step));
+        if step <= 0 {
+            let is_late = self.missing.remove(&number);
+            self.repeated += u64::from(!is_late);
+            return is_late;
+        }
+        if number - highest > MAX_DROPOUT {
+            self.breaks += 1;
+            self.begin(ssrc, sequence);
+            return true;
+        }
+        self.missing.extend(highest + 1..number);
+        self.highest = Some((known, number));
+        true
+    }
+
+    fn begin(&mut self, ssrc: u32, sequence: u16) {
+        self.lost += std::mem::take(&mut self.missing).len() as u64;
+        // One turn ahead, so that a packet from before the first has a number too.
+        self.highest = Some((ssrc, u64::from(sequence) + (1 << 16)));
+    }
 }
 
 fn header(packet: &[u8]) -> Option<Header> {
@@ -59,6 +110,7 @@ fn header(packet: &[u8]) -> Option<Header> {
         marker: head[1] & 0x80 != 0,
         sequence: u16::from_be_bytes([head[2], head[3]]),
         timestamp: u32::from_be_bytes([head[4], head[5], head[6], head[7]]),
+        ssrc: u32::from_be_bytes([head[8], head[9], head[10], head[11]]),
     })
 }
 
@@ -118,7 +170,7 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool, frames: &std::sync::atomic::At
     // The time of taking in is CLOCK_REALTIME; it stays as far from CLOCK_MONOTONIC as it is now.
     let offset_ns = realtime_offset_ns();
     let mut arrived = Arrived::default();
-    let mut last_sequence: Option<u16> = None;
+    let mut numbers = Numbers::default();
     let mut bytes = [0u8; 2048];
     let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
     while !stop.load(Ordering::Relaxed) {
@@ -137,21 +189,32 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool, frames: &std::sync::atomic::At
         let Some(header) = header(&bytes[..len]) else { continue };
         arrived.first_ns.get_or_insert(at_ns);
         arrived.packets += 1;
-        if let Some(last) = last_sequence {
-            arrived.gaps += u64::from(header.sequence.wrapping_sub(last).wrapping_sub(1));
-        }
-        last_sequence = Some(header.sequence);
-        if header.marker {
+        let is_new = numbers.note(header.ssrc, header.sequence);
+        if header.marker && is_new {
             arrived.frames.push(FrameEnd { at_ns, timestamp: header.timestamp });
             frames.fetch_add(1, Ordering::Relaxed);
         }
     }
+    arrived.gaps = numbers.lost + numbers.missing.len() as u64;
+    (arrived.repeated, arrived.breaks) = (numbers.repeated, numbers.breaks);
     arrived
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_that_comes_again_is_no_frame_and_one_that_comes_late_is_no_gap() {
+        let mut numbers = Numbers::default();
+        let new: Vec<bool> = [65534, 65535, 1, 0, 65535, 2].map(|n| numbers.note(7, n)).to_vec();
+        assert_eq!(new, [true, true, true, true, false, true]);
+        assert_eq!((numbers.missing.len(), numbers.repeated, numbers.breaks), (0, 1, 0));
+        assert!(numbers.note(8, 40000) && numbers.note(8, 40002));
+        assert_eq!((numbers.missing.len(), numbers.breaks), (1, 1));
+        assert!(numbers.note(8, 50000));
+        assert_eq!((numbers.missing.len(), numbers.lost, numbers.breaks), (0, 1, 2));
+    }
 
     #[test]
     fn frames_end_at_markers_and_gaps_are_counted() {

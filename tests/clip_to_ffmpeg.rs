@@ -4,44 +4,16 @@
 use std::time::Duration;
 use system_tests::bitstream::{nal, nal_type, units};
 use system_tests::direct;
+use system_tests::film::receive_every_frame;
 use system_tests::pipeline::{Part, Pipeline, free_rtp_port};
-use system_tests::receiver::{Receiver, assert_contiguous};
+use system_tests::receiver::Receiver;
 use system_tests::tools::{clip, need, within};
 use system_tests::wire::{Faults, Wire, in_order};
 use system_tests::y4m::Clip;
 
-/// FFmpeg's parser knows a frame to be whole when the next one begins, and its decoder works on a few at a time; with
-/// what follows the clip, all of the clip comes out.
-const FOLLOWING: usize = 30;
-
 #[test]
 fn ffmpeg_receives_every_frame_of_the_clip_once_and_in_order() {
-    const NAME: &str = "clip_to_ffmpeg";
-    if !need(NAME, &["ffmpeg"]) {
-        return;
-    }
-    let Some(path) = clip(NAME) else { return };
-    let port = free_rtp_port();
-    let mut pipeline = Pipeline::new("ffmpeg", port);
-    let film = Clip::decode(&path, pipeline.folder());
-    let count = film.frames.len() + FOLLOWING;
-    let fifo = pipeline.folder().join("film.fifo");
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    pipeline.set("capture.source", "file").set("capture.path", fifo.to_str().unwrap());
-    pipeline.set("capture.policy", "lossless").set("capture.barcode", "true").set("encode.backend", "openh264");
-    let receiver = Receiver::ffmpeg(pipeline.folder(), port, film.width, film.height);
-    pipeline.start_all();
-    // The receiver listens and all four run: now the film begins, at its own rate.
-    film.play(&fifo, count);
-    pipeline.wait_for_frames(count as u64);
-    let came = within(Duration::from_secs(10), || receiver.frames() >= film.frames.len());
-    let decoded = receiver.finish();
-    assert!(came, "{} of {count}: {}\n{}", decoded.ids.len(), decoded.log, pipeline.logs());
-    pipeline.stop();
-    let ids = decoded.clean();
-    assert_eq!(ids.first(), Some(&1));
-    assert_contiguous(&ids);
-    assert!((film.frames.len()..=count).contains(&ids.len()), "{} frames of {count}", ids.len());
+    receive_every_frame("clip_to_ffmpeg", &["ffmpeg"], Receiver::ffmpeg);
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn a_swap_that_fails_leaves_the_old_encoder_at_work() {
     assert!(output.status.success(), "{}", said(&output));
     let pid = quad.status().1["kernels"]["encode"]["pid"].clone();
     for (arguments, code, reason) in [
-        (vec!["swap", "encode", "--binary", "/bin/true"], 75, "its successor ended"),
+        (vec!["swap", "encode", "--binary", "/bin/true"], 64, "is no kernel"),
         (vec!["swap", "encode", "--binary", "/nonexistent"], 64, "cannot be used"),
         (vec!["swap", "encode", "--set", "encode.codec=mpeg2"], 78, "encode.codec"),
         (vec!["swap", "encode", "--set", "capture.fps=10"], 64, "begin with encode."),
@@ -92,5 +92,24 @@ fn a_swap_that_fails_leaves_the_old_encoder_at_work() {
     let before = wire.units();
     assert!(within(PATIENCE, || wire.units() >= before + 30));
     assert_eq!(quad.status().1["kernels"]["encode"]["pid"], pid);
+    quad.down();
+}
+
+#[test]
+fn a_successor_that_cannot_encode_ends_before_it_takes_over() {
+    let port = free_rtp_port();
+    let wire = Wire::listen(port);
+    let quad = Quad::new("swapcold", port);
+    let output = quad.up(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let before = quad.status().1["kernels"]["encode"].clone();
+    // The configuration is right in itself; that no encoder does it shows when one is opened.
+    let output = quad.run(&["swap", "encode", "--set", "encode.level=1.0"]);
+    assert_eq!(output.status.code(), Some(75), "{}", said(&output));
+    assert!(said(&output).contains("level"), "{}", said(&output));
+    let units = wire.units();
+    assert!(within(PATIENCE, || wire.units() >= units + 30));
+    let now = quad.status().1["kernels"]["encode"].clone();
+    assert_eq!((&now["pid"], &now["epoch"]), (&before["pid"], &before["epoch"]), "the lease never moved");
     quad.down();
 }

@@ -6,8 +6,12 @@
 pub mod bitstream;
 pub mod build;
 pub mod direct;
+pub mod film;
+pub mod picture;
 pub mod pipeline;
+pub mod processes;
 pub mod quad;
+pub mod random;
 pub mod receiver;
 pub mod tools;
 pub mod wire;

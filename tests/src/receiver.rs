@@ -1,7 +1,7 @@
 //! FFmpeg and GStreamer as receivers, and the frame ids in what they decoded.
 
 use crate::tools::{Owned, within};
-use kernel_a_capture::barcode::{block_side, read_barcode};
+use kernel_a_capture::barcode::{Barcode, block_side, read_barcode};
 use std::io::Write as _;
 use std::net::UdpSocket;
 use std::path::Path;
@@ -16,10 +16,14 @@ pub fn strip_rows(width: usize, height: usize) -> usize {
 
 /// The frame ids burned into 4:2:0 frames of `width` × `height`, one after the other. `None`: unreadable.
 pub fn frame_ids(frames: &[u8], width: usize, height: usize) -> Vec<Option<u64>> {
+    barcodes(frames, width, height).into_iter().map(|code| code.map(|code| code.frame_id)).collect()
+}
+
+/// The barcodes of such frames. `None`: unreadable.
+pub fn barcodes(frames: &[u8], width: usize, height: usize) -> Vec<Option<Barcode>> {
     let size = width * height * 3 / 2;
     assert_eq!(frames.len() % size, 0, "A part of a frame");
-    let ids = frames.chunks_exact(size).map(|frame| read_barcode(&frame[..width * height], width, width as u32));
-    ids.map(|code| code.map(|code| code.frame_id)).collect()
+    frames.chunks_exact(size).map(|frame| read_barcode(&frame[..width * height], width, width as u32)).collect()
 }
 
 /// What came out of a decoder.
@@ -27,11 +31,19 @@ pub fn frame_ids(frames: &[u8], width: usize, height: usize) -> Vec<Option<u64>>
 pub struct Decoded {
     /// Frame ids, in the order of output.
     pub ids: Vec<Option<u64>>,
+    /// Capture times (the low 48 bits of CLOCK_REALTIME in microseconds), in the same order.
+    pub times_us: Vec<Option<u64>>,
     /// What it complained of.
     pub log: String,
 }
 
 impl Decoded {
+    fn new(frames: &[u8], width: usize, height: usize, log: String) -> Decoded {
+        let codes = barcodes(frames, width, height);
+        let ids = codes.iter().map(|code| code.map(|code| code.frame_id)).collect();
+        Decoded { ids, times_us: codes.iter().map(|code| code.map(|code| code.realtime_us)).collect(), log }
+    }
+
     /// Asserts that every frame was readable and the decoder content, and returns the ids.
     pub fn clean(&self) -> Vec<u64> {
         assert_eq!(self.log.trim(), "", "The decoder complains");
@@ -60,11 +72,11 @@ pub fn decode(stream: &[u8], width: usize, height: usize) -> Decoded {
         .output()
         .unwrap();
     let log = complaints(&String::from_utf8_lossy(&output.stderr));
-    Decoded { ids: frame_ids(&output.stdout, width, rows), log }
+    Decoded::new(&output.stdout, width, rows, log)
 }
 
 /// Lines of an FFmpeg log that are complaints about the stream.
-fn complaints(log: &str) -> String {
+pub fn complaints(log: &str) -> String {
     // The stream has just begun and has no rate yet; we ended it ourselves; what is repeated was said before.
     let harmless = ["not enough frames to estimate rate", "Immediate exit requested", "Last message repeated"];
     let lines = log.lines().filter(|line| !line.trim().is_empty() && !harmless.iter().any(|h| line.contains(h)));
@@ -85,7 +97,7 @@ pub fn is_bound(port: u16) -> bool {
 }
 
 /// Errors of every element, warnings of those that see the stream (plugins also warn of devices that are not there).
-const GST_DEBUG: &str = "1,rtpjitterbuffer:2,rtph264depay:2,rtpbasedepayload:2,h264parse:2,libav:2,videodecoder:2";
+pub const GST_DEBUG: &str = "1,rtpjitterbuffer:2,rtph264depay:2,rtpbasedepayload:2,h264parse:2,libav:2,videodecoder:2";
 
 /// A receiver that writes raw 4:2:0 frames into a file.
 pub struct Receiver {
@@ -160,7 +172,7 @@ impl Receiver {
         let mut frames = std::fs::read(self.path()).unwrap_or_default();
         frames.truncate(self.frames() * self.width * self.rows * 3 / 2);
         let log = std::fs::read_to_string(self.folder.join("receiver.log")).unwrap_or_default();
-        Decoded { ids: frame_ids(&frames, self.width, self.rows), log: complaints(&log) }
+        Decoded::new(&frames, self.width, self.rows, complaints(&log))
     }
 }
 

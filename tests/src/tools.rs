@@ -95,3 +95,8 @@ impl Drop for Owned {
         let _ = self.0.wait();
     }
 }
+
+/// Whether the long versions of tests are asked for: QUAD_LONG=1.
+pub fn long() -> bool {
+    std::env::var_os("QUAD_LONG").is_some_and(|value| value == "1")
+}

@@ -12,7 +12,7 @@ use system_tests::bitstream::units;
 use system_tests::pipeline::{Part, free_rtp_port};
 use system_tests::processes::{go_on, is_gone, send, stop};
 use system_tests::quad::{Quad, said};
-use system_tests::random::Random;
+use system_tests::random;
 use system_tests::receiver::{assert_contiguous, decode};
 use system_tests::tools::{Owned, long, need, skip, within};
 use system_tests::wire::{Faults, Wire, in_order, longest_gap};
@@ -170,7 +170,7 @@ fn standby_and_supervisor_never_both_replace_the_same_dead_kernel() {
     if !need("standby and supervisor", &["ffmpeg"]) {
         return;
     }
-    let mut random = Random::from_environment();
+    let mut random = random::from_environment();
     let port = free_rtp_port();
     let wire = Wire::listen(port);
     let mut quad = quad("standbys", port, "lossless");
@@ -185,7 +185,7 @@ fn standby_and_supervisor_never_both_replace_the_same_dead_kernel() {
     let rounds = if long() { 40 } else { 8 };
     for round in 0..rounds {
         assert!(within(PATIENCE, || quad.status().1["kernels"]["encode"]["standby_pid"].is_number()), "{round}");
-        std::thread::sleep(Duration::from_micros(random.below(30_000)));
+        std::thread::sleep(Duration::from_micros(random.u64(..30_000)));
         let (old, standby) = (holder(&quad, Part::Encode), quad.status().1["kernels"]["encode"]["standby_pid"].clone());
         send(old, Signal::SIGKILL);
         assert!(within(PATIENCE, || holder(&quad, Part::Encode) == standby), "round {round}");
@@ -202,7 +202,7 @@ fn deaths_within_the_hand_over_of_descriptors_cost_no_frame() {
     if !need("deaths within descriptor hand-over", &["ffmpeg"]) {
         return;
     }
-    let mut random = Random::from_environment();
+    let mut random = random::from_environment();
     let port = free_rtp_port();
     let wire = Wire::listen(port);
     let mut quad = quad("fds", port, "lossless");
@@ -213,9 +213,9 @@ fn deaths_within_the_hand_over_of_descriptors_cost_no_frame() {
         let (capture, encode) = (quad.pid(Part::Capture), quad.pid(Part::Encode));
         send(encode, Signal::SIGKILL);
         // The successor starts within some milliseconds and asks for the pool.
-        std::thread::sleep(Duration::from_micros(random.below(25_000)));
+        std::thread::sleep(Duration::from_micros(random.u64(..25_000)));
         send(capture, Signal::SIGKILL);
-        std::thread::sleep(Duration::from_micros(random.below(25_000)));
+        std::thread::sleep(Duration::from_micros(random.u64(..25_000)));
         if round % 3 == 0 {
             let again = holder(&quad, Part::Encode);
             if again != 0 && again != encode {

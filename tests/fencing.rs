@@ -9,7 +9,7 @@ use std::time::Duration;
 use system_tests::pipeline::{Part, Pipeline, free_rtp_port};
 use system_tests::processes::{go_on, stop, was_asleep};
 use system_tests::quad::{Quad, said};
-use system_tests::random::Random;
+use system_tests::random;
 use system_tests::tools::{long, within};
 use system_tests::wire::Wire;
 
@@ -68,12 +68,12 @@ fn revoke(pipeline: &Pipeline, part: Part) {
 
 /// Stops a kernel at a random instant between two ring operations: one that is under way is not the next one, and goes
 /// on where it stood. An encoder in the middle of a frame is such an instant, too: it publishes after it is revoked.
-fn stop_between_operations(pipeline: &Pipeline, part: Part, random: &mut Random) -> bool {
+fn stop_between_operations(pipeline: &Pipeline, part: Part, random: &mut fastrand::Rng) -> bool {
     let pid = pipeline.pid(part);
     let ring = RingObserver::open(pipeline.instance(), "encode.main").unwrap();
     let mut writes = false;
     let caught = within(PATIENCE, || {
-        std::thread::sleep(Duration::from_micros(random.below(5_000)));
+        std::thread::sleep(Duration::from_micros(random.u64(..5_000)));
         stop(pid);
         writes = part == Part::Encode && ring.status().writing > 0;
         let between = writes || was_asleep(pid);
@@ -108,7 +108,7 @@ fn ends_fenced_and_changes_nothing(pipeline: &mut Pipeline, part: Part, what: &s
 
 #[test]
 fn a_revoked_kernel_of_any_kind_ends_with_three_and_changes_no_byte_of_a_ring_or_session() {
-    let mut random = Random::from_environment();
+    let mut random = random::from_environment();
     let (mut pipeline, wire) = started("fence");
     let rounds = if long() { 25 } else { 5 };
     let mut writing = 0;
@@ -132,7 +132,7 @@ fn a_revoked_kernel_of_any_kind_ends_with_three_and_changes_no_byte_of_a_ring_or
 fn a_kernel_whose_lease_was_taken_by_force_is_fenced_by_its_successor() {
     let (mut pipeline, wire) = started("force");
     let part = Part::Encode;
-    stop_between_operations(&pipeline, part, &mut Random::from_environment());
+    stop_between_operations(&pipeline, part, &mut random::from_environment());
     let table = LeaseTable::join(pipeline.instance()).unwrap();
     assert!(table.force_takeover(&name(part), 1).unwrap());
     let candidate = Candidate::enter(&table, &name(part), false).unwrap();

@@ -8,7 +8,7 @@ use system_tests::picture::shown;
 use system_tests::pipeline::{Part, free_rtp_port};
 use system_tests::processes::send;
 use system_tests::quad::{Quad, said};
-use system_tests::random::Random;
+use system_tests::random;
 use system_tests::receiver::assert_contiguous;
 use system_tests::tools::{long, need, within};
 use system_tests::wire::{Faults, Wire, in_order, longest_gap};
@@ -26,7 +26,7 @@ fn killed_together(label: &str, sets: &[&[Part]], rounds: usize) {
     if !need(label, &["ffmpeg"]) {
         return;
     }
-    let mut random = Random::from_environment();
+    let mut random = random::from_environment();
     let port = free_rtp_port();
     let wire = Wire::listen(port);
     let mut quad = Quad::new(label, port);
@@ -42,11 +42,11 @@ fn killed_together(label: &str, sets: &[&[Part]], rounds: usize) {
             let status = quad.status().1;
             let pids: Vec<u32> = victims.iter().map(|part| pid(&status, *part)).collect();
             assert!(pids.iter().all(|pid| *pid != 0), "{status}");
-            std::thread::sleep(Duration::from_micros(random.below(20_000)));
+            std::thread::sleep(Duration::from_micros(random.u64(..20_000)));
             for pid in &pids {
                 send(*pid, Signal::SIGKILL);
                 // One round in two: the second dies while the first's end is being noticed.
-                std::thread::sleep(Duration::from_micros(if round % 2 == 0 { 0 } else { random.below(3_000) }));
+                std::thread::sleep(Duration::from_micros(if round % 2 == 0 { 0 } else { random.u64(..3_000) }));
             }
             deaths += pids.len();
             let at = wire.units();
@@ -71,7 +71,7 @@ fn killed_together(label: &str, sets: &[&[Part]], rounds: usize) {
     assert_eq!(faults, Faults { repeated: faults.repeated, ..Faults::default() });
     let made = units(&ordered);
     let stream: Vec<u8> = made.iter().flat_map(|unit| unit.annex_b()).collect();
-    let shown = shown(&stream, WIDTH, HEIGHT, 30);
+    let shown = shown(&stream, WIDTH, HEIGHT);
     println!(
         "{label}: {deaths} deaths, {} frames, worst block {}, {} packets repeated, longest gap {:?}",
         made.len(),

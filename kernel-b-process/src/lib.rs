@@ -4,6 +4,7 @@
 //! an [`engine::Engine`] carries out what was planned.
 
 pub mod color;
+pub mod configured;
 pub mod engine;
 pub mod engines;
 pub mod error;

@@ -1,7 +1,7 @@
 //! The ring loop of kernel B: pass frames on by reference, or run the engine into a buffer of its own.
 
-use crate::color::Matrix;
-use crate::engine::{Conversion, Engine, Plan, Rect, Rotation, Wish, plan};
+use crate::configured::wish;
+use crate::engine::{Conversion, Engine, Plan, Wish, plan};
 use crate::engines::cpu::CpuEngine;
 use crate::warm::Warm;
 use kernel_host::args::KernelArgs;
@@ -86,19 +86,6 @@ fn process(kernel: &mut Kernel, warm: &mut Warm) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-pub(crate) fn wish(config: &Process) -> Wish {
-    let rotation = Rotation::from_degrees(config.rotate.name().parse().unwrap_or(0)).unwrap_or(Rotation::None);
-    Wish {
-        format: Some(config.format.pixel_format()),
-        size: config.width.zip(config.height),
-        crop: config.crop.map(|c| Rect { x: c.x, y: c.y, width: c.width, height: c.height }),
-        rotation,
-        matrix: config.matrix.and_then(|m| Matrix::from_code(m.code())),
-        range: config.range.map(|r| r.range()),
-        siting: None,
-    }
 }
 
 impl Processor {

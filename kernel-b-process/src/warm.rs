@@ -1,9 +1,9 @@
 //! What kernel B makes ready before it holds its lease: the engine for the frames that are in the ring now, run once
 //! on a private copy of one of them.
 
+use crate::configured::wish;
 use crate::engine::{Conversion, Engine, Plan, plan};
 use crate::engines::cpu::CpuEngine;
-use crate::run::wish;
 use kernel_host::exit::{Exit, Failure};
 use kernel_host::prepare::{Prepare, Surroundings};
 use shm_protocol::descriptor::StreamFormat;

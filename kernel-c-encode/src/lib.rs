@@ -5,6 +5,7 @@
 
 pub mod backends;
 pub mod bitstream;
+pub mod configured;
 pub mod encoder;
 pub mod error;
 pub mod run;

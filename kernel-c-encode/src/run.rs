@@ -1,13 +1,14 @@
 //! The ring loop of kernel C: take a frame, encode it straight into a buffer of the bitstream ring, publish it.
 
+use crate::configured::{failure, settings};
 use crate::encoder::{EncodeInput, Encoder, Key};
 use crate::error::{EncoderError, SinkError};
 use crate::select;
-use crate::settings::{EncoderSettings, Gop, H264Profile, Preset, RateControl};
+use crate::settings::EncoderSettings;
 use crate::sink::RingSink;
 use crate::warm::Warm;
 use kernel_host::args::KernelArgs;
-use kernel_host::config::{Backend, Encode, RateControl as ConfiguredRateControl};
+use kernel_host::config::Encode;
 use kernel_host::exit::{Exit, Failure};
 use kernel_host::kernel::{self, Kernel, deadline_ns};
 use kernel_host::name::Kind;
@@ -201,14 +202,6 @@ fn open_cold(backend: &str, settings: &EncoderSettings) -> Result<Box<dyn Encode
     Ok(opened.encoder)
 }
 
-/// The failure an encoder's error is: a missing library has an exit code of its own.
-pub(crate) fn failure(error: EncoderError) -> Failure {
-    match Exit::from_code(i32::from(error.exit_code())) {
-        Some(exit) => Failure::new(exit, error),
-        None => Failure::recover(error.recovery(), error),
-    }
-}
-
 /// A slot of the bitstream ring, waited for. `None`: asked to end.
 fn claim(kernel: &mut Kernel, stage: &mut Stage) -> Result<Option<Claim>, Failure> {
     loop {
@@ -268,68 +261,4 @@ fn au_buffer_bytes(codec: Codec, format: &VideoFormat) -> u64 {
         Codec::Null => crate::backends::null::PAYLOAD_BYTES as u64,
         _ => (u64::from(format.width) * u64::from(format.height)).max(LEAST_BYTES),
     }
-}
-
-pub(crate) fn settings(
-    config: &Encode,
-    format: &VideoFormat,
-    kbps: u32,
-    idr_count: u32,
-) -> Result<EncoderSettings, Failure> {
-    let refuse = |key: &str, given: &str, allowed: &str| {
-        Failure::new(Exit::Config, format!("encode.{key} = \"{given}\" is not possible: allowed is {allowed}"))
-    };
-    let codec = if config.backend == Backend::Null { Codec::Null } else { config.codec.codec() };
-    let mut settings = EncoderSettings::live(codec, *format, kbps);
-    settings.gop = config.gop.frames(format.fps).map_or(Gop::Infinite, Gop::Frames);
-    settings.low_latency = config.low_latency;
-    settings.idr_count = idr_count;
-    settings.slices = small(config.slices);
-    settings.threads = match config.threads {
-        Some(threads) => small(Some(threads)),
-        // As many as there are cpus to run on: a thread more only waits.
-        None => config.cpus.as_ref().map_or(1, |cpus| small(Some(cpus.len() as u32))),
-    };
-    if let Some(vbv_ms) = config.vbv_ms {
-        settings.vbv_ms = vbv_ms;
-    }
-    match config.rate_control {
-        ConfiguredRateControl::Cqp => {
-            settings.rate_control = RateControl::ConstantQp;
-            settings.qp = u8::try_from(config.qp.unwrap_or(26)).unwrap_or(u8::MAX);
-        }
-        ConfiguredRateControl::Icq => {
-            return Err(refuse("rate_control", "icq", "cbr, vbr or cqp with the encoders of this build"));
-        }
-        ConfiguredRateControl::Vbr => settings.max_bitrate_kbps = config.peak_bitrate_kbps().max(kbps),
-        ConfiguredRateControl::Cbr => {}
-    }
-    settings.profile = match config.profile.as_deref() {
-        None | Some("baseline" | "constrained-baseline") => H264Profile::ConstrainedBaseline,
-        Some("main") => H264Profile::Main,
-        Some("high") => H264Profile::High,
-        Some(other) => return Err(refuse("profile", other, "baseline, main or high")),
-    };
-    settings.preset = match config.preset.as_deref() {
-        None | Some("fast") => Preset::Fast,
-        Some("medium") => Preset::Medium,
-        Some("quality") => Preset::Quality,
-        // The null encoder has one choice: whether it reads the picture.
-        Some("read") if codec == Codec::Null => Preset::Quality,
-        Some(other) if codec == Codec::Null => return Err(refuse("preset", other, "fast or read with backend null")),
-        Some(other) => return Err(refuse("preset", other, "fast, medium or quality")),
-    };
-    settings.level_idc = match config.level.as_deref() {
-        None => None,
-        Some(text) => match text.parse::<f64>() {
-            Ok(level) if (1.0..=6.2).contains(&level) => Some((level * 10.0).round() as u8),
-            _ => return Err(refuse("level", text, "a level such as \"4.1\"")),
-        },
-    };
-    Ok(settings)
-}
-
-/// A count of slices or threads; what is beyond a byte is beyond every backend and refused by its check.
-fn small(count: Option<u32>) -> u8 {
-    count.map_or(0, |count| u8::try_from(count).unwrap_or(u8::MAX))
 }

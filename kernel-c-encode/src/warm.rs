@@ -1,9 +1,9 @@
 //! Encoders made ready before this process holds its lease: opened for the frames that are in the ring now and warmed
 //! up on a private picture, so that the first one for the stream costs no more than any later IDR.
 
+use crate::configured::{failure, settings};
 use crate::encoder::{AccessUnitMeta, AuSink, EncodeInput, Encoder, Key, LeftOut};
 use crate::error::{EncoderError, SinkError};
-use crate::run::{failure, settings};
 use crate::select;
 use crate::settings::EncoderSettings;
 use kernel_host::config::Encode;

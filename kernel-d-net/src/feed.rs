@@ -3,9 +3,8 @@
 use crate::au::AuView;
 use crate::outputs::http::{AuCopy, AuInfo, HttpOutput, StreamFormat as PageFormat, avc_codec_string};
 use crate::outputs::rtp::stream::{RtpStream, Sent};
-use crate::run::ring;
 use kernel_host::exit::{Exit, Failure};
-use kernel_host::kernel::{Kernel, deadline_ns};
+use kernel_host::kernel::{Kernel, deadline_ns, ring};
 use shm_protocol::clock::monotonic_ns;
 use shm_protocol::descriptor::{StageTime, StreamFormat, flag};
 use shm_protocol::frame::{Codec, VideoFormat};

@@ -1,13 +1,14 @@
 //! The ring loop of kernel D: take an access unit, send it everywhere, release it when it is out.
 
+use crate::configured::refuse_absent;
 use crate::feed::{Feed, Outlet};
 use crate::outputs::http::{HttpConfig, HttpError, HttpOutput, HttpRuntime, StatusSource};
 use crate::outputs::rtp::stream::RtpStream;
 use crate::warm::Warm;
 use kernel_host::args::KernelArgs;
-use kernel_host::config::{Config, Http, Net, Transmit};
+use kernel_host::config::{Config, Http};
 use kernel_host::exit::{Exit, Failure};
-use kernel_host::kernel::{self, Kernel};
+use kernel_host::kernel::Kernel;
 use kernel_host::name::{KernelName, Kind};
 use kernel_host::runtime::RuntimeDir;
 use kernel_host::status::{self, OutputStatus};
@@ -37,22 +38,6 @@ impl StatusSource for InstanceStatus {
     fn status_json(&self) -> serde_json::Value {
         let status = status::collect(self.runtime.instance(), Some(&self.config), Some(&self.runtime));
         serde_json::to_value(&status).unwrap_or_default()
-    }
-}
-
-pub(crate) fn refuse_absent(net: &Net) -> Result<(), Failure> {
-    let absent = [
-        ("net.rdp", net.rdp.as_ref().is_some_and(|o| o.enabled)),
-        ("net.srt", net.srt.as_ref().is_some_and(|o| o.enabled)),
-        ("net.record", net.record.as_ref().is_some_and(|o| o.enabled)),
-        ("net.transmit = \"dpdk\"", net.transmit == Transmit::Dpdk),
-    ];
-    match absent.iter().find(|(_, wanted)| *wanted) {
-        Some((what, _)) => Err(Failure::new(
-            Exit::Unavailable,
-            format!("{what} is not in this build; it has net.rtp and net.http over transmit = \"udp\""),
-        )),
-        None => Ok(()),
     }
 }
 
@@ -152,9 +137,4 @@ fn write_outputs(kernel: &Kernel, stream: Option<&RtpStream>, page: Option<&Http
     if let Err(error) = crate::files::replace(&path, &text) {
         tracing::warn!(%error, path = %path.display(), "The list of outputs could not be written");
     }
-}
-
-/// The failure a ring's error is.
-pub(crate) fn ring(error: shm_protocol::ring::RingError) -> Failure {
-    kernel::ring(error)
 }

@@ -1,9 +1,8 @@
 //! What kernel D makes ready before it holds its lease: everything but its session and its ports, which its
 //! predecessor still uses.
 
+use crate::configured::{inputs, refuse_absent};
 use crate::outputs::http::HttpRuntime;
-use crate::run::refuse_absent;
-use kernel_host::config::Net;
 use kernel_host::exit::Failure;
 use kernel_host::name::{KernelName, Kind};
 use kernel_host::prepare::{Prepare, Surroundings};
@@ -14,15 +13,6 @@ pub struct Warm {
     /// For the watch page.
     pub runtime: Option<HttpRuntime>,
     prepared: bool,
-}
-
-/// The encode instances whose access units are sent, each once.
-fn inputs(net: &Net) -> Vec<String> {
-    let rtp = net.rtp.as_ref().filter(|o| o.enabled).map(|o| o.encode_name().to_owned());
-    let http = net.http.as_ref().filter(|o| o.enabled).map(|o| o.encode_name().to_owned());
-    let mut names: Vec<String> = rtp.into_iter().chain(http).collect();
-    names.dedup();
-    names
 }
 
 impl Prepare for Warm {

@@ -6,7 +6,6 @@ mod continuity;
 mod instance;
 mod picture;
 mod plan;
-mod random;
 mod receiver;
 mod report;
 mod run;

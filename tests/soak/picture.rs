@@ -1,17 +1,8 @@
 //! Decoded pictures: which frame each one is, and whether it looks as it was painted.
 
-use anyhow::{Result, anyhow};
-use kernel_a_capture::barcode::{self, Barcode, read_barcode};
-use kernel_a_capture::sources::pattern::Painter;
-use shm_protocol::frame::{Colour, PixelFormat, Rational, VideoFormat};
-use shm_protocol::pixels::PixelsWrite;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
-/// Side of the squares that are compared, pixels.
-const BLOCK: usize = 16;
-/// Largest mean difference of a block that a coded picture may show: sound streams at 8 Mb/s show 5 at the most, a
-/// square at the place of another frame 30 and more.
-pub const MAX_BLOCK_DIFFERENCE: u64 = 20;
+use kernel_a_capture::barcode::{Barcode, read_barcode};
+use std::time::Instant;
+use system_tests::picture::{CODING_LOSS, Painted};
 
 /// What is wrong with the pictures of one receiver.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +24,7 @@ pub struct Verdict {
     /// Pictures that were compared.
     pub compared: u64,
     /// Largest mean difference of a block.
-    pub worst_block: u64,
+    pub worst_block: u32,
     /// The first findings, each with its time.
     pub found: Vec<(Instant, String)>,
 }
@@ -46,35 +37,23 @@ pub struct Pictures {
     /// What was found.
     pub verdict: Verdict,
     width: usize,
-    rows: usize,
     compare_every: u64,
-    format: VideoFormat,
-    painter: Painter,
-    expected: Vec<u8>,
+    painted: Painted,
 }
 
 impl Pictures {
-    /// Of a pattern of that size, of which the first `rows` rows come; every so many of them are compared whole.
-    ///
-    /// # Errors
-    /// For sizes that cannot be.
-    pub fn new(width: usize, height: usize, rows: usize, compare_every: u64) -> Result<Pictures> {
-        // The rate has no influence on the picture.
-        let fps = Rational { num: 60, den: 1 };
-        let (pixels, colour) = (PixelFormat::Nv12, Colour::BT709_LIMITED);
-        let format = VideoFormat::packed(pixels, width as u32, height as u32, fps, colour)?;
-        let expected = vec![0; format.frame_bytes() as usize];
-        let painter = Painter::new(format);
-        Ok(Pictures { verdict: Verdict::default(), width, rows, compare_every, format, painter, expected })
+    /// Of a pattern of that size; every so many of them are compared whole.
+    pub fn new(width: usize, height: usize, compare_every: u64) -> Pictures {
+        Pictures { verdict: Verdict::default(), width, compare_every, painted: Painted::new(width, height) }
     }
 
-    /// Takes the luma of the next picture.
-    pub fn add(&mut self, luma: &[u8]) -> Result<()> {
+    /// Takes the luma of the next picture, from its top as many rows as are decoded.
+    pub fn add(&mut self, luma: &[u8]) {
         self.verdict.pictures += 1;
         let Some(code) = read_barcode(luma, self.width, self.width as u32) else {
             self.verdict.unreadable += 1;
             self.find(format!("picture {}: its barcode is unreadable", self.verdict.pictures));
-            return Ok(());
+            return;
         };
         let id = code.frame_id;
         self.verdict.first_id.get_or_insert(id);
@@ -89,9 +68,8 @@ impl Pictures {
         }
         self.verdict.last_id = Some(self.verdict.last_id.map_or(id, |last| last.max(id)));
         if self.verdict.pictures.is_multiple_of(self.compare_every) {
-            self.compare(luma, code)?;
+            self.compare(luma, code);
         }
-        Ok(())
     }
 
     fn find(&mut self, text: String) {
@@ -100,37 +78,14 @@ impl Pictures {
         }
     }
 
-    fn compare(&mut self, luma: &[u8], code: Barcode) -> Result<()> {
-        // The barcode has the low bits of the time; the picture shows all of it.
-        let now_us = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64;
-        let realtime_us = now_us & !barcode::VALUE_MASK | code.realtime_us;
-        let mut pixels = PixelsWrite::new(&self.format, &mut self.expected).map_err(|error| anyhow!(error))?;
-        self.painter.paint(&mut pixels, 0, false, code.frame_id, realtime_us);
-        let stride = self.format.planes[0].stride as usize;
-        let mut worst = (0, 0, 0);
-        for y in (0..self.rows).step_by(BLOCK) {
-            let rows = y..(y + BLOCK).min(self.rows);
-            for x in (0..self.width).step_by(BLOCK) {
-                let columns = x..(x + BLOCK).min(self.width);
-                let samples = rows.len() * columns.len();
-                let difference: u64 = rows
-                    .clone()
-                    .map(|row| {
-                        let got = &luma[row * self.width..][columns.clone()];
-                        let painted = &self.expected[row * stride..][columns.clone()];
-                        got.iter().zip(painted).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>()
-                    })
-                    .sum();
-                worst = worst.max((difference / samples as u64, x, y));
-            }
-        }
+    fn compare(&mut self, luma: &[u8], code: Barcode) {
+        let (x, y, difference) = self.painted.worst_block(luma, code);
         self.verdict.compared += 1;
-        self.verdict.worst_block = self.verdict.worst_block.max(worst.0);
-        if worst.0 > MAX_BLOCK_DIFFERENCE {
+        self.verdict.worst_block = self.verdict.worst_block.max(difference);
+        if difference > CODING_LOSS {
             self.verdict.wrong += 1;
-            self.find(format!("frame {} differs by {} at {},{}", code.frame_id, worst.0, worst.1, worst.2));
+            self.find(format!("frame {} differs by {difference} at {x},{y}", code.frame_id));
         }
-        Ok(())
     }
 }
 
@@ -138,22 +93,27 @@ impl Pictures {
 mod tests {
     use super::*;
     use kernel_a_capture::barcode::block_side;
+    use kernel_a_capture::sources::pattern::Painter;
+    use shm_protocol::frame::{Colour, PixelFormat, Rational, VideoFormat};
+    use shm_protocol::pixels::PixelsWrite;
 
     const WIDTH: usize = 640;
     const HEIGHT: usize = 360;
 
     fn painted(id: u64) -> Vec<u8> {
-        let mut pictures = Pictures::new(WIDTH, HEIGHT, HEIGHT, 1).unwrap();
-        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
-        let mut pixels = PixelsWrite::new(&pictures.format, &mut pictures.expected).unwrap();
-        pictures.painter.paint(&mut pixels, 0, true, id, now_us);
-        let stride = pictures.format.planes[0].stride as usize;
-        (0..HEIGHT).flat_map(|row| pictures.expected[row * stride..][..WIDTH].to_vec()).collect()
+        let fps = Rational { num: 60, den: 1 };
+        let (pixels, colour) = (PixelFormat::Nv12, Colour::BT709_LIMITED);
+        let format = VideoFormat::packed(pixels, WIDTH as u32, HEIGHT as u32, fps, colour).unwrap();
+        let mut frame = vec![0; format.frame_bytes() as usize];
+        let now_us = shm_protocol::clock::realtime_ns() / 1000;
+        Painter::new(format).paint(&mut PixelsWrite::new(&format, &mut frame).unwrap(), 0, true, id, now_us);
+        let stride = format.planes[0].stride as usize;
+        (0..HEIGHT).flat_map(|row| frame[row * stride..][..WIDTH].to_vec()).collect()
     }
 
     fn verdict(frames: &[Vec<u8>]) -> Verdict {
-        let mut pictures = Pictures::new(WIDTH, HEIGHT, HEIGHT, 1).unwrap();
-        frames.iter().for_each(|frame| pictures.add(frame).unwrap());
+        let mut pictures = Pictures::new(WIDTH, HEIGHT, 1);
+        frames.iter().for_each(|frame| pictures.add(frame));
         pictures.verdict
     }
 

@@ -1,6 +1,5 @@
 //! What is done to the pipeline, and when: a function of the seed alone.
 
-use crate::random::Random;
 use std::time::Duration;
 use system_tests::pipeline::Part;
 
@@ -136,14 +135,14 @@ pub struct Bounds {
 /// Endless events.
 #[derive(Debug)]
 pub struct Plan {
-    random: Random,
+    random: fastrand::Rng,
     bounds: Bounds,
 }
 
 impl Plan {
     /// The schedule of a seed.
     pub fn new(seed: u64, bounds: Bounds) -> Plan {
-        Plan { random: Random::new(seed), bounds }
+        Plan { random: fastrand::Rng::with_seed(seed), bounds }
     }
 
     /// The next event.
@@ -151,52 +150,56 @@ impl Plan {
         let kind = self.kind();
         let (low, high) = self.bounds.pause_ms;
         // Microseconds: a kill must be able to fall anywhere within a frame.
-        let after = Duration::from_micros(self.random.between(low * 1000, high * 1000));
-        let first = self.random.pick(&self.bounds.parts.clone());
-        let variant = self.random.next() >> 32;
+        let after = Duration::from_micros(self.random.u64(low * 1000..=high * 1000));
+        let first = pick(&mut self.random, &self.bounds.parts);
+        let variant = u64::from(self.random.u32(..));
         let hang_us = self.bounds.hang_timeout.as_micros() as u64;
         let (parts, lasts_us) = match kind {
             Kind::Kill | Kind::Swap | Kind::Restart => (vec![first], 0),
             Kind::KillTwo => {
                 let others: Vec<Part> = Part::ALL.into_iter().filter(|part| *part != first).collect();
-                (vec![first, self.random.pick(&others)], 0)
+                (vec![first, pick(&mut self.random, &others)], 0)
             }
             Kind::KillAll => (Part::ALL.into(), 0),
-            Kind::KillAgain => (vec![first], self.random.between(0, 15_000)),
-            Kind::Stop => (vec![first], self.random.between(1000, hang_us * 8 / 10)),
+            Kind::KillAgain => (vec![first], self.random.u64(0..=15_000)),
+            Kind::Stop => (vec![first], self.random.u64(1000..=hang_us * 8 / 10)),
             // Many around the edge, where watchdog and waking kernel race.
             Kind::Hang => {
                 let length = match variant % 3 {
-                    0 => self.random.between(hang_us * 9 / 10, hang_us * 13 / 10),
-                    1 => self.random.between(hang_us, hang_us + 300_000),
-                    _ => self.random.between(hang_us * 12 / 10, hang_us * 2),
+                    0 => self.random.u64(hang_us * 9 / 10..=hang_us * 13 / 10),
+                    1 => self.random.u64(hang_us..=hang_us + 300_000),
+                    _ => self.random.u64(hang_us * 12 / 10..=hang_us * 2),
                 };
                 (vec![first], length)
             }
             Kind::FullRing => {
-                let consumer = self.random.pick(&[Part::Process, Part::Encode, Part::Net]);
+                let consumer = pick(&mut self.random, &[Part::Process, Part::Encode, Part::Net]);
                 let low = (self.bounds.ring.as_micros() as u64 * 11 / 10).min(hang_us * 7 / 10);
-                (vec![consumer], self.random.between(low, hang_us * 8 / 10))
+                (vec![consumer], self.random.u64(low..=hang_us * 8 / 10))
             }
-            Kind::SlowReader => (Vec::new(), self.random.between(100_000, hang_us * 8 / 10)),
+            Kind::SlowReader => (Vec::new(), self.random.u64(100_000..=hang_us * 8 / 10)),
             Kind::Supervisor => (vec![first], 0),
         };
         Event { kind, parts, after, lasts: Duration::from_micros(lasts_us), variant }
     }
 
     fn kind(&mut self) -> Kind {
-        let allowed = || Kind::WEIGHTS.iter().filter(|(kind, _)| self.bounds.kinds.contains(kind));
+        let bounds = &self.bounds;
+        let allowed = || Kind::WEIGHTS.iter().filter(|(kind, _)| bounds.kinds.contains(kind));
         let total: u64 = allowed().map(|(_, weight)| weight).sum();
-        let mut at = self.random.clone().next() % total;
+        let mut at = self.random.u64(..total);
         let chosen = allowed().find(|(_, weight)| {
             let hit = at < *weight;
             at = at.saturating_sub(*weight);
             hit
         });
-        let chosen = chosen.map_or(Kind::Kill, |(kind, _)| *kind);
-        self.random.next();
-        chosen
+        chosen.map_or(Kind::Kill, |(kind, _)| *kind)
     }
+}
+
+/// One of `parts`, which are never empty.
+fn pick(random: &mut fastrand::Rng, parts: &[Part]) -> Part {
+    parts[random.usize(..parts.len())]
 }
 
 #[cfg(test)]

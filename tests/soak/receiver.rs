@@ -107,7 +107,7 @@ impl Receiver {
         };
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("Cannot start {}", program.executable()))?;
-        let pictures = Pictures::new(size.width, size.height, rows, size.compare_every())?;
+        let pictures = Pictures::new(size.width, size.height, size.compare_every());
         let (pictures, said) = (Arc::new(Mutex::new(pictures)), Said::default());
         let outlet = Outlet::new(port);
         let mut threads = Vec::new();
@@ -242,7 +242,7 @@ fn watch(mut from: impl Read, luma: usize, chroma: usize, pictures: &Mutex<Pictu
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error.into()),
         }
-        pictures.lock().unwrap_or_else(PoisonError::into_inner).add(&picture[..luma])?;
+        pictures.lock().unwrap_or_else(PoisonError::into_inner).add(&picture[..luma]);
         outlet.decoded.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use crate::receiver::complaints;
-use kernel_a_capture::barcode::read_barcode;
+use kernel_a_capture::barcode::{Barcode, VALUE_MASK, read_barcode};
 use kernel_a_capture::sources::pattern::Painter;
 use shm_protocol::frame::{Colour, PixelFormat, Rational, VideoFormat};
 use shm_protocol::pixels::PixelsWrite;
@@ -39,11 +39,43 @@ impl Shown {
     }
 }
 
-/// Decodes an Annex-B stream of the pattern at `fps` frames a second with FFmpeg and compares every picture.
+/// What the pattern looks like, to compare pictures with.
+pub struct Painted {
+    format: VideoFormat,
+    painter: Painter,
+    frame: Vec<u8>,
+}
+
+impl Painted {
+    /// A pattern of that size.
+    ///
+    /// # Panics
+    /// For a size that no frame has.
+    pub fn new(width: usize, height: usize) -> Painted {
+        // The rate has no influence on the picture.
+        let fps = Rational { num: 60, den: 1 };
+        let format = VideoFormat::packed(PixelFormat::I420, width as u32, height as u32, fps, Colour::BT709_LIMITED);
+        let format = format.unwrap();
+        Painted { painter: Painter::new(format), frame: vec![0; format.frame_bytes() as usize], format }
+    }
+
+    /// Place and mean luma difference (x, y, difference) of the block in which `luma`, rows of the pattern's width
+    /// from the top, differs most from what was painted for its barcode.
+    ///
+    /// # Panics
+    /// On more rows than the pattern has.
+    pub fn worst_block(&mut self, luma: &[u8], code: Barcode) -> (usize, usize, u32) {
+        let mut pixels = PixelsWrite::new(&self.format, &mut self.frame).unwrap();
+        self.painter.paint(&mut pixels, 0, false, code.frame_id, whole_time_us(code.realtime_us));
+        worst_block(luma, &self.frame, self.format.planes[0].stride as usize, self.format.width as usize)
+    }
+}
+
+/// Decodes an Annex-B stream of the pattern with FFmpeg and compares every picture.
 ///
 /// # Panics
 /// On a picture without a readable barcode.
-pub fn shown(stream: &[u8], width: usize, height: usize, fps: u32) -> Shown {
+pub fn shown(stream: &[u8], width: usize, height: usize) -> Shown {
     let mut file = tempfile::Builder::new().suffix(".h264").tempfile().unwrap();
     file.write_all(stream).unwrap();
     let mut decoder = Command::new("ffmpeg")
@@ -60,20 +92,15 @@ pub fn shown(stream: &[u8], width: usize, height: usize, fps: u32) -> Shown {
         errors.read_to_string(&mut text).map(|_| text).unwrap_or_default()
     });
     let mut frames = decoder.stdout.take().unwrap();
-    let rate = Rational { num: fps, den: 1 };
-    let format =
-        VideoFormat::packed(PixelFormat::I420, width as u32, height as u32, rate, Colour::BT709_LIMITED).unwrap();
-    let mut painter = Painter::new(format);
-    let (mut frame, mut painted) = (vec![0; width * height * 3 / 2], vec![0; format.frame_bytes() as usize]);
+    let mut painted = Painted::new(width, height);
+    let mut frame = vec![0; width * height * 3 / 2];
     let mut shown = Shown { ids: Vec::new(), spoilt: Vec::new(), worst: 0, log: String::new() };
     while frames.read_exact(&mut frame).is_ok() {
-        let code = read_barcode(&frame[..width * height], width, width as u32);
+        let luma = &frame[..width * height];
+        let code = read_barcode(luma, width, width as u32);
         let code =
             code.unwrap_or_else(|| panic!("Picture {} (after {:?}) has no barcode", shown.ids.len(), shown.ids.last()));
-        let mut pixels = PixelsWrite::new(&format, &mut painted).unwrap();
-        painter.paint(&mut pixels, 0, false, code.frame_id, whole_time_us(code.realtime_us));
-        let (x, y, difference) =
-            worst_block((&frame, width), (&painted, format.planes[0].stride as usize), width, height);
+        let (x, y, difference) = painted.worst_block(luma, code);
         shown.worst = shown.worst.max(difference);
         if difference > CODING_LOSS {
             shown.spoilt.push((code.frame_id, x, y, difference));
@@ -87,20 +114,20 @@ pub fn shown(stream: &[u8], width: usize, height: usize, fps: u32) -> Shown {
 
 /// The barcode has the low 48 bits of the time; the clock in the picture has all. The stream was just recorded.
 fn whole_time_us(low_us: u64) -> u64 {
-    const LOW: u64 = (1 << 48) - 1;
     let now_us = shm_protocol::clock::realtime_ns() / 1000;
-    let whole = now_us & !LOW | low_us & LOW;
-    if whole > now_us { whole - LOW - 1 } else { whole }
+    let whole = now_us & !VALUE_MASK | low_us & VALUE_MASK;
+    if whole > now_us { whole - VALUE_MASK - 1 } else { whole }
 }
 
-/// Place and mean luma difference of the block that differs most; of each picture its bytes and the length of a row.
-fn worst_block(one: (&[u8], usize), other: (&[u8], usize), width: usize, height: usize) -> (usize, usize, u32) {
+/// Place and mean luma difference of the block that differs most, of as many rows as `luma` has.
+fn worst_block(luma: &[u8], painted: &[u8], stride: usize, width: usize) -> (usize, usize, u32) {
     let mut worst = (0, 0, 0);
+    let height = luma.len() / width;
     for y in (0..height).step_by(BLOCK) {
         let rows = BLOCK.min(height - y);
         let mut sums = vec![0u32; width.div_ceil(BLOCK)];
         for row in y..y + rows {
-            let (one, other) = (&one.0[row * one.1..][..width], &other.0[row * other.1..][..width]);
+            let (one, other) = (&luma[row * width..][..width], &painted[row * stride..][..width]);
             for (sum, (a, b)) in sums.iter_mut().zip(one.chunks(BLOCK).zip(other.chunks(BLOCK))) {
                 *sum += a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>();
             }
@@ -122,10 +149,10 @@ mod tests {
 
     #[test]
     fn a_square_of_another_frame_is_found_in_its_place() {
-        let mut other = vec![100; 64 * 32 * 3 / 2];
-        let one = other.clone();
-        assert_eq!(worst_block((&one, 64), (&other, 64), 64, 32).2, 0);
-        (16..32).for_each(|row| other[row * 64 + 32..row * 64 + 48].fill(200));
-        assert_eq!(worst_block((&one, 64), (&other, 64), 64, 32), (32, 16, 100));
+        let mut luma = vec![100; 64 * 32];
+        let painted = vec![100; 80 * 32];
+        assert_eq!(worst_block(&luma, &painted, 80, 64).2, 0);
+        (16..32).for_each(|row| luma[row * 64 + 32..row * 64 + 48].fill(200));
+        assert_eq!(worst_block(&luma, &painted, 80, 64), (32, 16, 100));
     }
 }

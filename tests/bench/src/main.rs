@@ -6,7 +6,6 @@ mod glass;
 mod machine;
 mod memory;
 mod process;
-mod random;
 mod recovery;
 mod report;
 mod ring;

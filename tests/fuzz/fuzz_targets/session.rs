@@ -90,9 +90,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         if step & 8 == 8 {
             // A restart: the next process reads what this one stored.
             let before = (session.constants().clone(), *session.record(), session.sent(), session.totals());
-            let (next, resume) = Session::create_or_resume(&words[..], constants(), 1200).expect("enough words");
             // Neither an index nor a count of access units comes to 2^48 in a stream's life: beyond it is damage.
             let units = words[shm_protocol::words::BEGUN_WORD].load(Ordering::Relaxed);
+            let (next, resume) = Session::create_or_resume(&words[..], constants(), 1200).expect("enough words");
             if session.record().first_index >> 48 == 0 && units >> 48 == 0 {
                 assert_eq!(resume, Resume::Resumed);
                 assert_eq!(before, (next.constants().clone(), *next.record(), next.sent(), next.totals()));

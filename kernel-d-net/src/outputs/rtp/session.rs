@@ -235,7 +235,10 @@ impl<W: Words> Session<W> {
         let found = words.load(word::VERSION);
         if let Some(session) = Found::read(&words) {
             let Found { constants, payload_bytes, generation, record, sent } = session;
-            return Ok((Session { words, constants, payload_bytes, generation, record, sent }, Resume::Resumed));
+            let mut session = Session { words, constants, payload_bytes, generation, record, sent };
+            // What stands there of another generation counts as 0 now, and must not count once that generation comes.
+            session.progress(sent);
+            return Ok((session, Resume::Resumed));
         }
         constants.check()?;
         let mut session =

@@ -1,7 +1,6 @@
 //! A viewer of the watch page while kernel D dies: a plain WebSocket client (RFC 6455).
 
 use super::course::settings;
-use crate::random::Random;
 use crate::stats::Summary;
 use crate::supervised::{PATIENCE, Supervised};
 use anyhow::{Context, Result, ensure};
@@ -27,13 +26,13 @@ pub fn run(kills: usize, seed: u64) -> Result<Summary> {
     settings.push(format!("net.http.listen=127.0.0.1:{port}"));
     settings.push("capture.max_latency_ms=2000".to_owned());
     let instance = Supervised::start("browser", &settings, nobody.local_addr()?.port())?;
-    let mut random = Random::new(seed);
+    let mut random = fastrand::Rng::with_seed(seed);
     let mut samples = Vec::new();
     let mut viewer = reconnect(port)?;
     for _ in 0..kills {
         // Until it shows the stream.
         while !next_is_idr(&mut viewer)? {}
-        std::thread::sleep(Duration::from_micros(100_000 + random.below(400_000)));
+        std::thread::sleep(Duration::from_micros(100_000 + random.u64(..400_000)));
         let at_ns = instance.kill("net")?;
         while next_is_idr(&mut viewer).is_ok() {}
         viewer = reconnect(port)?;

@@ -1,6 +1,5 @@
 //! One instance and a series of deaths.
 
-use crate::random::Random;
 use crate::supervised::{PATIENCE, Supervised};
 use crate::wire::{Arrived, FrameEnd, Receiver};
 use anyhow::{Result, ensure};
@@ -99,11 +98,11 @@ impl Course {
         }
         let instance = Supervised::start("recovery", &settings, receiver.port())?;
         let idr_ms = if plan.standby { measure_idr(&instance)? } else { 0.0 };
-        let mut random = Random::new(plan.seed);
+        let mut random = fastrand::Rng::with_seed(plan.seed);
         let (mut kills, mut missed) = (Vec::new(), 0);
         for _ in 0..plan.kills {
             for kind in plan.kinds {
-                std::thread::sleep(Duration::from_micros(WINDOW_NS / 1000 + random.below(SPREAD_US)));
+                std::thread::sleep(Duration::from_micros(WINDOW_NS / 1000 + random.u64(..SPREAD_US)));
                 let epoch = instance.info(kind)?.epoch;
                 if *kind == "capture" {
                     // The next process counts from 0.

@@ -1,7 +1,6 @@
 //! The rival: source, encoder and sender in one FFmpeg process, started again at once when it dies.
 
 use crate::ffmpeg::Ffmpeg;
-use crate::random::Random;
 use crate::stats::Summary;
 use crate::supervised::PATIENCE;
 use crate::wire::Receiver;
@@ -26,12 +25,12 @@ pub struct Rival {
 pub fn run(kills: usize, seed: u64) -> Result<Rival> {
     let receiver = Receiver::start()?;
     let (mut ffmpeg, name) = Ffmpeg::pattern(receiver.port())?;
-    let mut random = Random::new(seed);
+    let mut random = fastrand::Rng::with_seed(seed);
     let mut at = Vec::new();
     for _ in 0..kills {
         let frames = receiver.frames();
         ensure!(receiver.wait_for(frames + 30, PATIENCE), "FFmpeg sent nothing");
-        std::thread::sleep(Duration::from_micros(random.below(250_000)));
+        std::thread::sleep(Duration::from_micros(random.u64(..250_000)));
         at.push(monotonic_ns());
         drop(ffmpeg);
         ffmpeg = Ffmpeg::pattern(receiver.port())?.0;

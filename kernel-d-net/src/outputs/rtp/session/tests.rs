@@ -88,6 +88,18 @@ fn damaged_counts_are_no_panic() {
 }
 
 #[test]
+fn progress_of_a_generation_that_was_never_begun_does_not_end_the_stream_when_it_is() {
+    let memory = memory();
+    let (mut s, _) = Session::create_or_resume(&memory[..], constants(), 1200).unwrap();
+    s.begin((5, 0), 11, 10, 5000, 77);
+    memory[word::PROGRESS].store(2 << 32 | 50, Ordering::Relaxed);
+    let (mut s, _) = Session::create_or_resume(&memory[..], constants(), 1200).unwrap();
+    s.begin((6, 0), 12, 4, 3000, 78);
+    let (s, how) = Session::create_or_resume(&memory[..], constants(), 1200).unwrap();
+    assert_eq!((how, s.sent()), (Resume::Resumed, 0));
+}
+
+#[test]
 fn changed_bytes_or_a_missing_access_unit_burn_the_indices() {
     for point in [((5, 0), 99, 10), ((5, 0), 11, 9), ((6, 0), 11, 10)] {
         let memory = memory();

@@ -1,13 +1,17 @@
 //! Creates, adopts and attaches a ring's control segment: every field is checked before a word is used.
 #![expect(unsafe_code, reason = "a reference to atomics in shared memory")]
 
+use crate::crash::crash_point;
 use crate::error::ObjectError;
 use crate::layout::{
     ABI_MAJOR, ABI_MINOR, ENDIANNESS, LAYOUT_HASH, MAGIC, MAX_SLOTS, ROLE_NAME_BYTES, RingControl, SEGMENT_BYTES,
 };
+use crate::lease::MAX_KERNELS;
 use crate::names;
+use crate::output::read_pool_entry;
 use crate::ring::{ControlMemory, ControlRef};
 use crate::segment::{Access, Segment};
+use crate::slot::Key;
 use crate::sync::{AtomicU64, Ordering};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -110,9 +114,29 @@ impl Attached {
     }
 }
 
-/// Opens the producer's own ring, or makes it; one that was damaged from outside is put away first. `true`: it is
-/// new. Only the holder of the kernel's lease may call this.
-pub(crate) fn create_or_adopt(instance: &str, spec: &RingSpec) -> Result<(Attached, bool), ObjectError> {
+/// What a new ring has behind it: part of its making, so that no ring has a name and begins elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Beginning {
+    /// Keys at or below it are refused.
+    pub(crate) last_key: Key,
+    /// Where the source goes on; 0: at its beginning, or unknown.
+    pub(crate) source_position: u64,
+}
+
+impl Default for Beginning {
+    fn default() -> Self {
+        Beginning { last_key: Key::NONE, source_position: 0 }
+    }
+}
+
+/// Opens the own ring of the producer with lease `lease`, or makes it so that it begins where `beginning` says; one
+/// that was damaged from outside is put away first. Only the holder of that lease may call this.
+pub(crate) fn create_or_adopt(
+    instance: &str,
+    spec: &RingSpec,
+    lease: usize,
+    beginning: impl Fn() -> Beginning,
+) -> Result<Attached, ObjectError> {
     let name = names::ring(instance, &spec.kernel);
     if !(2..=MAX_SLOTS).contains(&spec.slots) {
         return Err(ObjectError::Mismatch {
@@ -127,45 +151,48 @@ pub(crate) fn create_or_adopt(instance: &str, spec: &RingSpec) -> Result<(Attach
             Ok(ring) => {
                 ring.control.identity.policy.store(spec.policy as u64, Ordering::Relaxed);
                 ring.control.producer.max_latency_ns.store(spec.max_latency_ns, Ordering::Relaxed);
-                return Ok((ring, false));
+                return Ok(ring);
             }
             Err(ObjectError::Missing { .. }) => {}
             Err(ObjectError::Damaged { .. }) => names::unlink(&name),
             Err(error) => return Err(error),
         }
+        let (uid, begins) = (unused_uid(instance, lease), beginning());
         let created = Segment::create(&name, SEGMENT_BYTES, |base| {
             // SAFETY: the new object is SEGMENT_BYTES long, zero, page-aligned, and still ours alone.
             let control = unsafe { base.cast::<RingControl>().as_ref() };
-            fill(control, spec, unused_uid(instance));
+            fill(control, spec, uid, begins);
         })?;
+        crash_point!((), "ring: named");
         if let Some(segment) = created {
-            return Ok((Attached::new(segment), true));
+            return Ok(Attached::new(segment));
         }
         // Somebody made it between the two calls: adopt that one.
     }
 }
 
-/// An identity that no ring of the instance has. It is drawn, not counted: what slots still say of a ring that is
-/// gone must not fit its successor, and 16 bits are what a reference has room for.
-fn unused_uid(instance: &str) -> u64 {
-    let used: Vec<u64> = names::existing(instance)
-        .iter()
-        .filter_map(|name| attach(name).ok())
-        .map(|ring| ring.control.identity.ring_uid.load(Ordering::Relaxed))
-        .collect();
+/// An identity that no ring of the instance has or speaks of. 16 bits are what a reference has room for: the lowest
+/// five name the lease, so that kernels that make their rings at the same time never draw the same; the others are
+/// drawn, not counted, for what slots still say of a ring that is gone must not fit its successor.
+fn unused_uid(instance: &str, lease: usize) -> u64 {
+    let rings: Vec<ControlRef> =
+        names::existing(instance).iter().filter_map(|name| Some(attach(name).ok()?.control)).collect();
+    let own = rings.iter().map(|ring| ring.identity.ring_uid.load(Ordering::Relaxed));
+    let spoken_of = rings.iter().flat_map(|ring| ring.pools.iter().filter_map(read_pool_entry));
+    let used: Vec<u64> = own.chain(spoken_of.map(|pool| u64::from(pool.ring_uid))).collect();
     let mut draw = crate::clock::monotonic_ns() ^ u64::from(std::process::id()) << 32;
     loop {
-        // The finaliser of SplitMix64: every bit of the draw moves the sixteen that are kept.
+        // The finaliser of SplitMix64: every bit of the draw moves the eleven that are kept.
         draw = draw.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (draw ^ draw >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let uid = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) >> 48;
-        if uid != 0 && !used.contains(&uid) {
+        let uid = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) >> 53 << 5 | (lease as u64 + 1);
+        if !used.contains(&uid) {
             return uid;
         }
     }
 }
 
-fn fill(control: &RingControl, spec: &RingSpec, ring_uid: u64) {
+fn fill(control: &RingControl, spec: &RingSpec, ring_uid: u64, begins: Beginning) {
     let set = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);
     let id = &control.identity;
     set(&id.magic, MAGIC);
@@ -179,6 +206,8 @@ fn fill(control: &RingControl, spec: &RingSpec, ring_uid: u64) {
     set(&id.content, spec.content as u64);
     set(&id.policy, spec.policy as u64);
     set(&control.producer.next_seq, 1);
+    set(&control.producer.last_key, begins.last_key.0);
+    set(&control.producer.source_position, begins.source_position);
     set(&control.producer.max_latency_ns, spec.max_latency_ns);
 }
 
@@ -244,3 +273,5 @@ pub(crate) fn load_text(words: &[AtomicU64]) -> String {
 }
 
 const _: () = assert!(ROLE_NAME_BYTES == 32);
+// Leases, counted from one, fit into the five bits that an identity has for them.
+const _: () = assert!(MAX_KERNELS < 1 << 5);

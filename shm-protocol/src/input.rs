@@ -102,10 +102,11 @@ impl Consumer {
         let table = Arc::clone(lease.table());
         let name = names::ring(table.instance(), producer);
         let ring = attach(&name)?;
+        let role =
+            find_role(&ring.control, kernel).ok_or(ObjectError::Missing { name: format!("{name}, role {kernel}") })?;
+        // Only now: whoever waits for its role comes here again and again.
         directory.watch(&ring.mapped);
         let control = ring.control;
-        let role =
-            find_role(&control, kernel).ok_or(ObjectError::Missing { name: format!("{name}, role {kernel}") })?;
         let ring_uid = control.identity.ring_uid.load(Ordering::Relaxed) as u32;
         let entry = &control.roles[usize::from(role)].words;
         crash_point!((), "attach: before the role bridges");
@@ -268,10 +269,7 @@ impl Consumer {
         let spec = crate::output::find_pool_entry(&self.core.control, at.ring_uid, at.generation)
             .ok_or_else(|| failed(true, "the ring does not name it".to_owned()))?;
         if spec.kind == PoolKind::PosixShm {
-            return Pool::open(spec, Access::Read).map_err(|error| {
-                let lost = matches!(error, ObjectError::Missing { .. } | ObjectError::Damaged { .. });
-                failed(lost, error.to_string())
-            });
+            return Pool::open(spec, Access::Read).map_err(|error| failed(is_lost(&error), error.to_string()));
         }
         let peers: Vec<String> = self.table.kernels().into_iter().filter(|k| k.held).map(|k| k.kernel).collect();
         // Memory without a name lives as long as somebody has it mapped.
@@ -394,6 +392,12 @@ impl Consumer {
     pub fn last_key(&self) -> crate::slot::Key {
         self.core.control.last_key()
     }
+}
+
+/// Whether another try to map a pool is of no use: it is gone, or what the ring says of it is no pool's description.
+fn is_lost(error: &ObjectError) -> bool {
+    use ObjectError::{Damaged, Mismatch, Missing, Name};
+    matches!(error, Missing { .. } | Damaged { .. } | Mismatch { .. } | Name { .. })
 }
 
 fn truncated(taken: &Taken) -> FrameError {

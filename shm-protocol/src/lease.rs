@@ -7,6 +7,7 @@ mod record;
 mod table;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 pub use process::start_time;
 pub use record::{CandidateState, KernelState, LeaseInfo};
@@ -18,14 +19,12 @@ use crate::error::ObjectError;
 use crate::ring::{EpochMemory, Guard};
 use crate::segment::Segment;
 use crate::sync::{AtomicU64, Ordering};
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use process::ProcessTag;
 use record::LeaseRecord;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use table::Lock;
 
@@ -50,6 +49,10 @@ pub struct Candidate {
     /// Locks belong to an open file description; this one is the candidate's own.
     /// `None` once the lease has it.
     locks: Option<OwnedFd>,
+    /// Of the candidacy's lock: another once a process that does not die lost it by force.
+    candidacy: u64,
+    /// Whether [`Candidate::ready`] was said.
+    ready: std::cell::Cell<bool>,
 }
 
 /// The only right to write this kernel's ring, session and role bits. Ends with the process or a yield.
@@ -57,8 +60,8 @@ pub struct Lease {
     table: Arc<LeaseTable>,
     index: usize,
     epoch: u64,
-    /// Has the candidacy until this holder runs.
-    candidacy: Option<OwnedFd>,
+    /// Has the candidacy, of this generation, until this holder runs.
+    candidacy: Option<(OwnedFd, u64)>,
     /// Has the lease itself.
     #[expect(dead_code, reason = "the lock lasts as long as its open file description")]
     active: OwnedFd,
@@ -81,10 +84,6 @@ impl EpochMemory for EpochInSegment {
     }
 }
 
-fn locked(errno: Errno) -> bool {
-    matches!(errno, Errno::EAGAIN | Errno::EACCES)
-}
-
 impl Candidate {
     /// L1: becomes the candidate for `kernel` (as "encode.main"). `wait`: queue behind another candidate;
     /// otherwise it is an error (a swap is already running).
@@ -93,22 +92,19 @@ impl Candidate {
     /// [`ObjectError::Busy`] when another candidate prepares and `wait` is false.
     pub fn enter(table: &Arc<LeaseTable>, kernel: &str, wait: bool) -> Result<Candidate, ObjectError> {
         let index = table.index_of(kernel, true)?;
-        let locks = table.lock_description()?;
-        let lock = Lock::Candidate(index).exclusive();
         crash_point!((), "lease: before the candidacy");
-        loop {
-            let call = if wait { FcntlArg::F_OFD_SETLKW(&lock) } else { FcntlArg::F_OFD_SETLK(&lock) };
-            match fcntl(&locks, call) {
-                Ok(_) => break,
-                Err(Errno::EINTR) => {}
-                Err(errno) if locked(errno) => {
-                    return Err(ObjectError::Busy { what: format!("The candidacy for {kernel}"), pid: 0 });
-                }
-                Err(errno) => {
-                    return Err(ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: kernel.to_owned(), errno });
-                }
+        let (locks, candidacy) = loop {
+            let candidacy = table.candidacy(index);
+            let lock = Lock::Candidate(index, candidacy);
+            let wanted = || table.candidacy(index) == candidacy;
+            let granted = if wait { wait::wait_for(table, lock, wanted)? } else { wait::try_lock(table, lock)? };
+            match granted {
+                // Forced out between the look and the lock, its last holder left a lock that is worth nothing.
+                Some(locks) if wanted() => break (locks, candidacy),
+                None if !wait => return Err(ObjectError::Busy { what: format!("The candidacy for {kernel}"), pid: 0 }),
+                _ => {}
             }
-        }
+        };
         crash_point!((), "lease: a candidate without a ticket");
         let record = table.record(index);
         record.cand_pid.store(u64::from(std::process::id()), Ordering::Relaxed);
@@ -117,11 +113,13 @@ impl Candidate {
         crash_point!((), "lease: before the ticket");
         record.cand_ticket.fetch_add(1, Ordering::AcqRel);
         crash_point!((), "lease: a candidate");
-        Ok(Candidate { table: Arc::clone(table), index, locks: Some(locks) })
+        let (table, ready) = (Arc::clone(table), false.into());
+        Ok(Candidate { table, index, locks: Some(locks), candidacy, ready })
     }
 
     /// L2 is done: this candidate could take over at once. Returns its ticket.
     pub fn ready(&self) -> u64 {
+        self.ready.set(true);
         let record = self.table.record(self.index);
         record.cand_state.store(CandidateState::Ready as u64, Ordering::Release);
         crash_point!((), "lease: ready");
@@ -137,15 +135,12 @@ impl Candidate {
         let mut candidate = self;
         loop {
             let generation = candidate.generation();
-            let active = candidate.table.lock_description()?;
-            let lock = Lock::Active(candidate.index, generation).exclusive();
-            match fcntl(&active, FcntlArg::F_OFD_SETLK(&lock)) {
-                Ok(_) => match candidate.into_lease(active, generation)? {
-                    Ok(lease) => return Ok(Ok(lease)),
-                    Err(again) => candidate = again,
-                },
-                Err(errno) if locked(errno) => return Ok(Err(candidate)),
-                Err(errno) => return Err(candidate.lock_failed(errno)),
+            let Some(active) = wait::try_lock(&candidate.table, Lock::Active(candidate.index, generation))? else {
+                return Ok(Err(candidate));
+            };
+            match candidate.into_lease(active, generation)? {
+                Ok(lease) => return Ok(Ok(lease)),
+                Err(again) => candidate = again,
             }
         }
     }
@@ -155,42 +150,18 @@ impl Candidate {
     /// # Errors
     /// [`ObjectError::System`] when the lock call fails or no thread can be had.
     pub fn activate(self) -> Result<Lease, ObjectError> {
-        /// How often to look whether the holder was forced out. Only then does this time count: a death
-        /// or a yield ends the lock call itself.
-        const LOOK_AGAIN: Duration = Duration::from_millis(20);
         let mut candidate = self;
         loop {
+            if !candidate.is_candidate() {
+                candidate = candidate.again()?;
+            }
             let generation = candidate.generation();
-            let description = candidate.table.lock_description()?;
-            let lock = Lock::Active(candidate.index, generation).exclusive();
-            // The lock call has no time-out, and the holder that was forced out never lets go. A thread
-            // waits in it; given up, it drops the lock of its own description should it ever get it.
-            let (sender, granted) = std::sync::mpsc::channel();
-            let wait = move || {
-                let result = loop {
-                    match fcntl(&description, FcntlArg::F_OFD_SETLKW(&lock)) {
-                        Err(Errno::EINTR) => {}
-                        result => break result,
-                    }
-                };
-                let _ = sender.send(result.map(|_| description));
-            };
-            std::thread::Builder::new().name("lease-wait".to_owned()).spawn(wait).map_err(|error| {
-                candidate.lock_failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)))
-            })?;
-            loop {
-                match granted.recv_timeout(LOOK_AGAIN) {
-                    Ok(Ok(active)) => match candidate.into_lease(active, generation)? {
-                        Ok(lease) => return Ok(lease),
-                        Err(again) => {
-                            candidate = again;
-                            break;
-                        }
-                    },
-                    Ok(Err(errno)) => return Err(candidate.lock_failed(errno)),
-                    Err(RecvTimeoutError::Timeout) if candidate.generation() == generation => {}
-                    Err(RecvTimeoutError::Disconnected) => return Err(candidate.lock_failed(Errno::ECANCELED)),
-                    Err(RecvTimeoutError::Timeout) => break,
+            let lock = Lock::Active(candidate.index, generation);
+            let wanted = || candidate.generation() == generation && candidate.is_candidate();
+            if let Some(active) = wait::wait_for(&candidate.table, lock, wanted)? {
+                match candidate.into_lease(active, generation)? {
+                    Ok(lease) => return Ok(lease),
+                    Err(again) => candidate = again,
                 }
             }
         }
@@ -200,8 +171,20 @@ impl Candidate {
         self.table.record(self.index).lock_generation.load(Ordering::Acquire)
     }
 
-    fn lock_failed(&self, errno: Errno) -> ObjectError {
-        ObjectError::System { what: "fcntl(F_OFD_SETLK)", name: self.table.name_of(self.index), errno }
+    /// Whether the lock that this process has still is the candidacy's.
+    fn is_candidate(&self) -> bool {
+        self.table.candidacy(self.index) == self.candidacy
+    }
+
+    /// L1 once more, for one that is prepared as it was.
+    fn again(mut self) -> Result<Candidate, ObjectError> {
+        // What stands in the record is another candidate's by now.
+        self.locks = None;
+        let again = Candidate::enter(&self.table, &self.table.name_of(self.index), true)?;
+        if self.ready.get() {
+            again.ready();
+        }
+        Ok(again)
     }
 
     /// L4, L5: the old epoch is over in every respect, and this process is the new one. `Ok(Err(self))`: a forced
@@ -239,7 +222,7 @@ impl Candidate {
         record.epoch.store(epoch, Ordering::Release);
         crash_point!((), "lease: active");
         drop(entering);
-        let (table, candidacy) = (Arc::clone(&self.table), self.locks.take());
+        let (table, candidacy) = (Arc::clone(&self.table), self.locks.take().map(|locks| (locks, self.candidacy)));
         Ok(Ok(Lease { table, index: self.index, epoch, candidacy, active, bridged_death, lingering }))
     }
 }
@@ -260,7 +243,7 @@ fn wait_for_exit(record: &LeaseRecord) -> Option<ProcessTag> {
 
 impl Drop for Candidate {
     fn drop(&mut self) {
-        if self.locks.is_some() {
+        if self.locks.is_some() && self.is_candidate() {
             self.table.record(self.index).cand_state.store(CandidateState::None as u64, Ordering::Release);
         }
     }
@@ -291,11 +274,14 @@ impl Lease {
     pub fn running(&self) {
         let record = self.table.record(self.index);
         crash_point!((), "lease: before the candidacy ends");
-        record.cand_state.store(CandidateState::None as u64, Ordering::Release);
+        let own = self.candidacy.as_ref().filter(|(_, candidacy)| *candidacy == self.table.candidacy(self.index));
+        if own.is_some() {
+            record.cand_state.store(CandidateState::None as u64, Ordering::Release);
+        }
         record.state.store(KernelState::Running as u64, Ordering::Release);
         crash_point!((), "lease: before the candidacy is free");
-        if let Some(candidacy) = &self.candidacy {
-            let _ = fcntl(candidacy, FcntlArg::F_OFD_SETLK(&Lock::Candidate(self.index).unlocked()));
+        if let Some((candidacy, _)) = own {
+            let _ = fcntl(candidacy, FcntlArg::F_OFD_SETLK(&Lock::none()));
         }
         crash_point!((), "lease: before the bell");
         record.bell.ring_unconditionally();
@@ -414,21 +400,53 @@ impl LeaseTable {
     /// is another's by now, or nobody's, and nothing was done.
     ///
     /// # Errors
+    /// [`ObjectError::Busy`] while somebody else takes this lease or judges its holder: to be looked at again;
     /// [`ObjectError::System`] when the locks fail.
     pub fn force_takeover(&self, kernel: &str, epoch: u64) -> Result<bool, ObjectError> {
         let Some(index) = self.find(kernel) else { return Ok(false) };
         let record = self.record(index);
         // Neither a new epoch nor another judge between the look and the step.
-        let _takeover = self.takeover_lock(index)?;
+        let _takeover = self.judge(index)?;
         let forced = record.forced_epoch.load(Ordering::Acquire) == epoch;
         if record.epoch.load(Ordering::Acquire) != epoch || forced || !self.is_held(index) {
             return Ok(false);
         }
-        crash_point!((), "force: before the forced epoch");
-        record.forced_epoch.store(epoch, Ordering::Release);
+        // A holder that never came to run has its candidacy still.
+        if record.cand_pid.load(Ordering::Acquire) == record.pid.load(Ordering::Acquire) {
+            record.cand_generation.fetch_add(1, Ordering::AcqRel);
+        }
         crash_point!((), "force: before the next generation");
         record.lock_generation.fetch_add(1, Ordering::AcqRel);
+        // A judge that dies here has freed the lease: its successor waits for the old process for longer than it must.
+        crash_point!((), "force: before the forced epoch");
+        record.forced_epoch.store(epoch, Ordering::Release);
         crash_point!((), "force: done");
         Ok(true)
+    }
+
+    /// Takes the candidacy away from process `pid`, which was killed 1 s ago and still does not die: somebody else can
+    /// prepare. `false`: it is not the candidate, and nothing was done.
+    ///
+    /// # Errors
+    /// As [`LeaseTable::force_takeover`].
+    pub fn force_candidacy(&self, kernel: &str, pid: u32) -> Result<bool, ObjectError> {
+        let Some(index) = self.find(kernel) else { return Ok(false) };
+        let record = self.record(index);
+        let _takeover = self.judge(index)?;
+        if record.cand_pid.load(Ordering::Acquire) != u64::from(pid) || !self.has_candidate(index) {
+            return Ok(false);
+        }
+        // It must not look like one to yield to.
+        record.cand_state.store(CandidateState::None as u64, Ordering::Release);
+        crash_point!((), "force: before the next candidacy");
+        record.cand_generation.fetch_add(1, Ordering::AcqRel);
+        crash_point!((), "force: another may be the candidate");
+        Ok(true)
+    }
+
+    /// The right to judge who holds lease `index`, without a wait: a supervisor must not stand still for anybody.
+    fn judge(&self, index: usize) -> Result<OwnedFd, ObjectError> {
+        let busy = || ObjectError::Busy { what: format!("The takeover of {}", self.name_of(index)), pid: 0 };
+        wait::try_lock(self, Lock::Takeover(index))?.ok_or_else(busy)
     }
 }

@@ -71,10 +71,7 @@ impl Producer {
         directory: &Arc<PoolDirectory>,
     ) -> Result<(Producer, Recovered), OpenError> {
         let instance = lease.table().instance().to_owned();
-        let (ring, created) = create_or_adopt(&instance, spec)?;
-        if created {
-            resume::take_up(&ring.control, &instance, spec);
-        }
+        let ring = create_or_adopt(&instance, spec, lease.index(), || resume::beginning(&instance, spec))?;
         directory.watch(&ring.mapped);
         let ring_uid = ring.control.identity.ring_uid.load(Ordering::Relaxed) as u32;
         let mut core = ProducerCore::new(ring.control, lease.guard(), Fuse::default());

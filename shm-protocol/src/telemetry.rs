@@ -1,5 +1,6 @@
 //! Telemetry pages: what each kernel counts and measures, for whoever wants to look. One page an epoch,
-//! written by its kernel alone, never read back by it; losing one loses numbers and nothing else.
+//! written by its kernel alone, never read back by it. With a page numbers are lost and nothing else: its kernel,
+//! which sees that within a second, ends for a successor with another.
 #![expect(unsafe_code, reason = "a reference to atomics in shared memory")]
 
 mod reader;
@@ -169,15 +170,16 @@ fn failed(what: &'static str, name: &str) -> ObjectError {
 }
 
 impl Telemetry {
-    /// Makes the page of `kernel`'s epoch and removes those of earlier epochs.
+    /// Makes the page of `kernel`'s epoch and removes those of other epochs; only the holder of its lease may. Epochs
+    /// above it are of a lease table that was lost.
     ///
     /// # Errors
     /// [`ObjectError::System`] when shared memory is not to be had.
     pub fn create(instance: &str, kernel: &str, epoch: u64) -> Result<Telemetry, ObjectError> {
         let name = names::telemetry(instance, kernel, epoch);
-        let earlier = format!("quad.{instance}.{kernel}.tm");
+        let pages = format!("quad.{instance}.{kernel}.tm");
         for old in names::existing(instance) {
-            if old.strip_prefix(&earlier).is_some_and(|e| e.parse::<u64>().is_ok_and(|e| e <= epoch)) {
+            if old.strip_prefix(&pages).is_some_and(|epoch| epoch.parse::<u64>().is_ok()) {
                 names::unlink(&old);
             }
         }

@@ -97,6 +97,102 @@ fn a_ring_removed_or_truncated_is_made_anew_and_its_ids_go_on() {
     }
 }
 
+#[cfg(feature = "crash-points")]
+#[test]
+fn a_ring_made_anew_begins_where_its_readers_are_wherever_its_maker_dies() {
+    let i = Instance::new("anew");
+    let (a, b, c) = (i.lease(CAPTURE), i.lease(PROCESS), i.lease(ENCODE));
+    let mut producer = source(&i, &a);
+    let mut stage_b = stage(&i, &b);
+    let mut reader = Consumer::attach(&c, ENCODE, PROCESS, &directory(), &i.dir).unwrap();
+    for id in 1..=2 {
+        assert!(produce(&mut producer, id, &format()));
+        pass_all(&mut stage_b);
+    }
+    assert_eq!(drain(&mut reader), [1, 2]);
+    drop(producer);
+    a.stop();
+    for at in 0.. {
+        std::fs::remove_file(i.path(CAPTURE)).unwrap();
+        let maker = Child::spawn(|| {
+            let lease = i.lease(CAPTURE);
+            shm_protocol::crash::arm(Some(at));
+            let ring = spec(CAPTURE, &[(PROCESS, true)], Policy::Lossless, 4);
+            Producer::open(&lease, &ring, &directory()).unwrap();
+            shm_protocol::crash::arm(None);
+            lease.stop();
+        });
+        let ended = maker.join();
+        let a = i.lease(CAPTURE);
+        let producer = source(&i, &a);
+        assert_eq!((producer.last_key().id(), producer.source_position()), (2, 20), "death at {at}");
+        drop(producer);
+        a.stop();
+        if ended != End::Signal(libc::SIGKILL) {
+            assert!(at > 5, "the hooks are gone: {at}");
+            break;
+        }
+    }
+}
+
+#[test]
+fn rings_made_at_the_same_time_never_get_the_same_identity() {
+    let i = Instance::new("uids");
+    for round in 0..20 {
+        let children: Vec<Child> = [CAPTURE, PROCESS, ENCODE]
+            .map(|kernel| {
+                Child::spawn(|| {
+                    let lease = i.lease(kernel);
+                    let ring = spec(kernel, &[("net.main", true)], Policy::Lossless, 4);
+                    // The lowest bits are the lease's, so that no draw can be another kernel's.
+                    let (producer, _) = Producer::open(&lease, &ring, &directory()).unwrap();
+                    assert_eq!(producer.ring_uid() as usize & 31, lease.index() + 1);
+                    lease.stop();
+                })
+            })
+            .into();
+        for child in children {
+            assert_eq!(child.join(), End::Exit(0), "round {round}");
+        }
+        for kernel in [CAPTURE, PROCESS, ENCODE] {
+            std::fs::remove_file(i.path(kernel)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_pool_described_as_none_can_be_is_refused_frame_by_frame_and_ends_nobody() {
+    let i = Instance::new("geometry");
+    let (a, b) = (i.lease(CAPTURE), i.lease(PROCESS));
+    let mut producer = source(&i, &a);
+    let mut reader = Consumer::attach(&b, PROCESS, CAPTURE, &directory(), &i.dir).unwrap();
+    assert!(produce(&mut producer, 1, &format()));
+    let buffer_bytes = format().frame_bytes().next_multiple_of(4096);
+    let ring = SharedFile::map(&i.path(CAPTURE), std::fs::metadata(i.path(CAPTURE)).unwrap().len() as usize);
+    let words = ring.words().iter().filter(|word| word.load(std::sync::atomic::Ordering::SeqCst) == buffer_bytes);
+    assert_ne!(words.inspect(|word| word.store(7, std::sync::atomic::Ordering::SeqCst)).count(), 0);
+    let taken = reader.acquire().unwrap().unwrap();
+    let error = reader.pool(&taken).err().unwrap();
+    assert!(matches!(error, FrameError::Pool { lost: true, .. }) && !error.is_transient(), "{error}");
+}
+
+#[test]
+fn waiting_for_a_role_costs_neither_descriptors_nor_mappings() {
+    let i = Instance::new("norole");
+    let (a, b) = (i.lease(CAPTURE), i.lease("encode.web"));
+    let _producer = source(&i, &a);
+    let own = directory();
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let try_it = || Consumer::attach(&b, "encode.web", CAPTURE, &own, &i.dir).map(|_| ()).unwrap_err();
+    assert!(matches!(try_it(), ObjectError::Missing { .. }));
+    let before = open();
+    for _ in 0..300 {
+        try_it();
+    }
+    // Other tests of this process open some of their own meanwhile, where they run in threads.
+    assert!(open() < before + 100, "{before} descriptors became {}", open());
+}
+
 #[test]
 fn the_middle_of_a_chain_goes_on_from_its_reader_and_repeats_nothing() {
     let i = Instance::new("middle");

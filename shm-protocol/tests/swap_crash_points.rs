@@ -24,6 +24,8 @@ const BEFORE: u64 = 4;
 const FRAMES: u64 = 8;
 /// As long as a holder waits for its successor (kernel-host, handover).
 const TAKE_OVER_WITHIN: Duration = Duration::from_millis(50);
+/// The same where the successor is to take over for certain, also on a machine that gives it no processor for a while.
+const HOWEVER_LONG: Duration = Duration::from_secs(10);
 /// Here as long as it takes to see that the successor is done; a second in the product.
 const PROBATION: Duration = Duration::from_millis(30);
 
@@ -48,7 +50,8 @@ fn publish_up_to(producer: &mut Producer, last: u64) {
 
 /// The process that is swapped out, as kernel-host's `Kernel::serve` and `hand_over` are. Dies at point `at`, counted
 /// from the moment it could be swapped.
-fn old(i: &Instance, shared: SharedWords, at: Option<u64>) {
+/// `within`: how long its successor may take to take over.
+fn old(i: &Instance, shared: SharedWords, at: Option<u64>, within: Duration) {
     let mut lease = i.lease(CAPTURE);
     let mut before = BEFORE;
     loop {
@@ -71,19 +74,19 @@ fn old(i: &Instance, shared: SharedWords, at: Option<u64>) {
             return;
         }
         drop(producer);
-        match hand_over(lease) {
+        match hand_over(lease, within) {
             Some(again) => lease = again,
             None => return,
         }
     }
 }
 
-fn hand_over(lease: Lease) -> Option<Lease> {
+fn hand_over(lease: Lease, within: Duration) -> Option<Lease> {
     let table = Arc::clone(lease.table());
     let yielded = lease.yield_to_candidate();
     let began = Instant::now();
     while yielded.successor_epoch().is_none() {
-        if began.elapsed() > TAKE_OVER_WITHIN {
+        if began.elapsed() > within {
             yielded.kill_successor();
             break;
         }
@@ -103,7 +106,7 @@ fn hand_over(lease: Lease) -> Option<Lease> {
                     return None;
                 }
             }
-            Err(_) => assert!(began.elapsed() < Duration::from_secs(10), "nobody publishes and nobody lets go"),
+            Err(_) => assert!(began.elapsed() < 2 * HOWEVER_LONG, "nobody publishes and nobody lets go"),
         }
     }
 }
@@ -131,8 +134,10 @@ fn swap(name: &str, old_at: Option<u64>, new_at: Option<u64>) -> (End, End, bool
     let shared = SharedWords::new(512);
     // Somebody keeps the instance alive, as the supervisor does.
     let table = i.table();
-    let mut first = Child::spawn(|| old(&i, shared, old_at));
-    let limit = Instant::now() + Duration::from_secs(20);
+    // One that is to die may do so before it takes over.
+    let within = if new_at.is_none() { HOWEVER_LONG } else { TAKE_OVER_WITHIN };
+    let mut first = Child::spawn(|| old(&i, shared, old_at, within));
+    let limit = Instant::now() + 3 * HOWEVER_LONG;
     while shared.get(OLD_IS_READY) == 0 {
         assert!(first.is_running() && Instant::now() < limit, "{name}: the old one does not start");
         std::thread::sleep(Duration::from_micros(100));
@@ -245,7 +250,7 @@ fn taken_over(name: &str, at: u64) -> End {
     let i = Instance::new(name);
     let shared = SharedWords::new(512);
     let table = i.table();
-    let first = Child::spawn(|| old(&i, shared, None));
+    let first = Child::spawn(|| old(&i, shared, None, TAKE_OVER_WITHIN));
     shared.wait_for(OLD_IS_READY, 1);
     let mut standby = Child::spawn(|| new(&i, Some(at)));
     let limit = Instant::now() + Duration::from_secs(10);

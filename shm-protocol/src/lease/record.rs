@@ -60,7 +60,9 @@ pub(crate) struct LeaseRecord {
     pub(crate) cand_state: AtomicU64,
     pub(crate) cand_pid: AtomicU64,
     pub(crate) wish: AtomicU64,
-    pub(crate) reserved_cand: [AtomicU64; 4],
+    /// Generation of the candidacy's lock; rises when it is taken away by force.
+    pub(crate) cand_generation: AtomicU64,
+    pub(crate) reserved_cand: [AtomicU64; 3],
     pub(crate) bell: Bell,
 }
 

@@ -39,8 +39,8 @@ pub(super) enum Lock {
     Table,
     /// Held by a kernel's holder. The generation rises at a forced takeover.
     Active(usize, u64),
-    /// Held by a kernel's candidate.
-    Candidate(usize),
+    /// Held by a kernel's candidate. The generation rises when one that does not die loses it by force.
+    Candidate(usize, u64),
     /// Held while a lease changes hands or is taken away by force.
     Takeover(usize),
     /// Held while a damaged table is put away.
@@ -51,13 +51,15 @@ impl Lock {
     fn range(self, kind: i32) -> libc::flock {
         /// Lock generations a lease can see before the bytes repeat.
         const GENERATIONS: u64 = 1 << 20;
+        let generations =
+            |base: u64, index: usize, generation: u64| base + index as u64 * GENERATIONS + generation % GENERATIONS;
         let start = match self {
             Lock::Instance => 0,
             Lock::Table => 1,
             Lock::Repair => 2,
-            Lock::Candidate(index) => 16 + index as u64,
             Lock::Takeover(index) => 64 + index as u64,
-            Lock::Active(index, generation) => (1 << 32) + index as u64 * GENERATIONS + generation % GENERATIONS,
+            Lock::Active(index, generation) => generations(1 << 32, index, generation),
+            Lock::Candidate(index, generation) => generations(1 << 33, index, generation),
         };
         libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: start as i64, l_len: 1, l_pid: 0 }
     }
@@ -70,8 +72,9 @@ impl Lock {
         self.range(libc::F_RDLCK)
     }
 
-    pub(super) fn unlocked(self) -> libc::flock {
-        self.range(libc::F_UNLCK)
+    /// Ends whatever a description has locked.
+    pub(super) fn none() -> libc::flock {
+        libc::flock { l_len: 0, ..Lock::Instance.range(libc::F_UNLCK) }
     }
 }
 
@@ -300,7 +303,12 @@ impl LeaseTable {
 
     /// Whether a living process is the candidate for lease `index`.
     pub(super) fn has_candidate(&self, index: usize) -> bool {
-        self.is_locked(Lock::Candidate(index))
+        self.is_locked(Lock::Candidate(index, self.candidacy(index)))
+    }
+
+    /// Generation of the lock that the candidate for lease `index` has.
+    pub(super) fn candidacy(&self, index: usize) -> u64 {
+        self.record(index).cand_generation.load(Ordering::Acquire)
     }
 
     fn is_locked(&self, lock: Lock) -> bool {
@@ -382,6 +390,9 @@ impl LeaseTable {
                 Err(errno) => return Err(system("open")(errno)),
             };
             if let Some(table) = &table {
+                // As who puts a damaged table away: of both, one looks at a time whether it is named.
+                fcntl(table, FcntlArg::F_OFD_SETLKW(&Lock::Repair.exclusive()))
+                    .map_err(system("fcntl(F_OFD_SETLKW)"))?;
                 match fcntl(table, FcntlArg::F_OFD_SETLK(&Lock::Instance.exclusive())) {
                     Ok(_) => {}
                     Err(Errno::EAGAIN | Errno::EACCES) => return Ok(Removal::StillAlive),

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod error;
 pub mod feedback;
+mod keep;
 pub mod open;
 pub mod pacer;
 pub mod parameters;

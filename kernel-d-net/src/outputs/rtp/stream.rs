@@ -2,11 +2,12 @@
 //! the kernel's loop around both.
 
 use super::clock::Clock;
+use super::keep::{SessionWords, keep_session};
 use super::open::{NewStream, open_stream};
 use super::pacer::PacerConfig;
 use super::sdp::SdpDescription;
 use super::sender::{AccessUnit, RtpSender, SendEnd, SenderConfig};
-use super::session::{Resume, SESSION_WORDS, Words};
+use super::session::{Resume, SESSION_WORDS};
 use crate::au::AuView;
 use crate::payload::PayloadSize;
 use crate::transmit::Transmit;
@@ -19,29 +20,12 @@ use kernel_host::name::KernelName;
 use shm_protocol::clock::{monotonic_ns, realtime_offset_ns};
 use shm_protocol::frame::{Codec, VideoFormat};
 use shm_protocol::input::Taken;
+use shm_protocol::lease::Lease;
 use shm_protocol::names;
 use shm_protocol::telemetry::Counter;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-/// The session's words in their shared-memory object.
-struct SessionWords(shm_protocol::words::Words);
-
-impl Words for SessionWords {
-    fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    fn load(&self, index: usize) -> u64 {
-        self.0[index].load(Ordering::Acquire)
-    }
-
-    fn store(&mut self, index: usize, value: u64) {
-        self.0[index].store(value, Ordering::Release);
-    }
-}
 
 /// What became of an access unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,35 +171,19 @@ impl RtpStream {
     }
 
     /// Reads feedback and sends the report that is due. `true`: an IDR is wanted.
-    pub fn poll(&mut self, now_ns: u64) -> bool {
+    pub fn poll(&mut self, now_ns: u64, lease: &Lease) -> bool {
         self.sender.poll_control(now_ns);
         if now_ns >= self.next_look_ns {
             self.next_look_ns = now_ns + SESSION_LOOK_NS;
-            self.keep_session();
+            self.keep_session(lease);
         }
         self.sender.keyframe_request(now_ns).is_some()
     }
 
     /// Sees to it that a successor will find the session: an object that somebody removed or truncated is made anew
-    /// with what this process knows of it.
-    pub fn keep_session(&mut self) {
-        if let Some(lost) = self.sender.transmit().outbox().map(Outbox::object).filter(|object| object.check().is_err())
-        {
-            // The system writes there: it must not find a hole.
-            match shm_protocol::words::Words::open(lost.name(), OUTBOX_WORDS) {
-                Ok(words) => Outbox::new(words).into_iter().for_each(|outbox| self.sender.keep_outbox(outbox)),
-                Err(error) => tracing::error!(%error, "The note of what was sent is lost and cannot be made anew"),
-            }
-        }
-        let lost = &self.sender.session().words().0;
-        let Err(damage) = lost.check() else { return };
-        let moved = shm_protocol::words::Words::open(lost.name(), SESSION_WORDS)
-            .map_err(|error| error.to_string())
-            .and_then(|words| self.sender.move_session(SessionWords(words)).map_err(|error| error.to_string()));
-        match moved {
-            Ok(()) => tracing::warn!(%damage, "The session of the RTP stream was made anew as it was"),
-            Err(error) => tracing::error!(%damage, error, "The session of the RTP stream cannot be made anew"),
-        }
+    /// with what this process knows of it, as long as `lease` is this process's.
+    pub fn keep_session(&mut self, lease: &Lease) {
+        keep_session(&mut self.sender, lease);
     }
 
     /// Sends one access unit, waiting for the pacer.

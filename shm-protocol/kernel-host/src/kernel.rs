@@ -170,14 +170,15 @@ impl Kernel {
     }
 
     /// Reads the configuration again if the supervisor says that a live key changed (SIGHUP). `true`: it did,
-    /// and `config` is the new one. A configuration that is wrong by now changes nothing.
+    /// and `config` is the new one. A configuration that is wrong by now, or whose kept overrides cannot be read,
+    /// changes nothing.
     pub fn reloaded(&mut self) -> bool {
         if !self.reload.swap(false, Ordering::Relaxed) {
             return false;
         }
-        match self.args.start(self.name.kind) {
-            Ok(start) => {
-                self.config = start.config;
+        match self.args.reread_in(self.name.kind, self.runtime.clone()) {
+            Ok(config) => {
+                self.config = config;
                 true
             }
             Err(failure) => {

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod error;
 pub mod feedback;
 mod keep;
+mod moving;
 pub mod open;
 pub mod pacer;
 pub mod parameters;

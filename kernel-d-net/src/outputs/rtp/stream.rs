@@ -3,6 +3,7 @@
 
 use super::clock::Clock;
 use super::keep::{SessionWords, keep_session};
+use super::moving::Moving;
 use super::open::{NewStream, open_stream};
 use super::pacer::PacerConfig;
 use super::sdp::SdpDescription;
@@ -17,6 +18,7 @@ use kernel_host::config::{HostPort, Net, Rtp};
 use kernel_host::exit::{Exit, Failure};
 use kernel_host::kernel::{self, Kernel, LONGEST_SLEEP_NS};
 use kernel_host::name::KernelName;
+use kernel_host::patience::waiting;
 use shm_protocol::clock::{monotonic_ns, realtime_offset_ns};
 use shm_protocol::frame::{Codec, VideoFormat};
 use shm_protocol::input::Taken;
@@ -46,6 +48,7 @@ pub struct RtpStream {
     sender: RtpSender<SessionWords, UdpTransmit>,
     destination: SocketAddr,
     configured: HostPort,
+    moving: Moving,
     encode: KernelName,
     pacing: bool,
     paced: Option<(u32, u64)>,
@@ -83,6 +86,8 @@ impl Clock for KernelClock<'_> {
     }
 }
 
+const DESTINATION_KEY: &str = "net.rtp.destination";
+
 fn resolve(key: &str, address: &HostPort) -> Result<SocketAddr, Failure> {
     address.resolve().map_err(|error| {
         Failure::new(Exit::Config, format!("{key} = \"{}:{}\" cannot be resolved: {error}", address.host, address.port))
@@ -95,7 +100,8 @@ impl RtpStream {
     /// # Errors
     /// [`Failure`] when the destination cannot be resolved or the ports cannot be had.
     pub fn open(kernel: &Kernel, rtp: &Rtp, net: &Net, encode: &KernelName) -> Result<RtpStream, Failure> {
-        let destination = resolve("net.rtp.destination", &rtp.destination)?;
+        // A resolver without an answer says so after tens of seconds: that is no hang.
+        let destination = waiting(Some(&kernel.patience()), || resolve(DESTINATION_KEY, &rtp.destination))?;
         let name = names::session(kernel.runtime.instance(), &kernel.name.to_string());
         let words = shm_protocol::words::Words::open(&name, SESSION_WORDS).map_err(kernel::object)?;
         let new =
@@ -122,6 +128,7 @@ impl RtpStream {
             sender,
             destination,
             configured: rtp.destination.clone(),
+            moving: Moving::default(),
             encode: encode.clone(),
             pacing: rtp.pacing,
             paced: None,
@@ -154,16 +161,23 @@ impl RtpStream {
         let Some(rtp) = kernel.config.net(&kernel.name.name).and_then(|net| net.rtp.clone()) else { return };
         self.paced = None;
         if rtp.destination == self.configured {
-            return;
+            self.moving.cancel();
+        } else {
+            self.moving
+                .begin(&rtp.destination, |to| resolve(DESTINATION_KEY, to).map_err(|failure| failure.to_string()));
         }
-        let moved = resolve("net.rtp.destination", &rtp.destination)
-            .map_err(|failure| failure.to_string())
-            .and_then(|to| self.sender.set_destination(to).map(|()| to).map_err(|error| error.to_string()));
+    }
+
+    /// Goes elsewhere, once it is known where that is.
+    fn follow_destination(&mut self) {
+        let Some((configured, resolved)) = self.moving.arrived() else { return };
+        let moved =
+            resolved.and_then(|to| self.sender.set_destination(to).map(|()| to).map_err(|error| error.to_string()));
         match moved {
             Ok(destination) => {
                 tracing::info!(%destination, "The RTP stream goes elsewhere from now on");
                 self.destination = destination;
-                self.configured = rtp.destination;
+                self.configured = configured;
                 self.described = None;
             }
             Err(error) => tracing::warn!(error, "The destination was not changed"),
@@ -173,6 +187,7 @@ impl RtpStream {
     /// Reads feedback and sends the report that is due. `true`: an IDR is wanted.
     pub fn poll(&mut self, now_ns: u64, lease: &Lease) -> bool {
         self.sender.poll_control(now_ns);
+        self.follow_destination();
         if now_ns >= self.next_look_ns {
             self.next_look_ns = now_ns + SESSION_LOOK_NS;
             self.keep_session(lease);

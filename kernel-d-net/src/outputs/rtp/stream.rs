@@ -8,7 +8,7 @@ use super::open::{NewStream, open_stream};
 use super::pacer::PacerConfig;
 use super::sdp::SdpDescription;
 use super::sender::{AccessUnit, RtpSender, SendEnd, SenderConfig};
-use super::session::{Resume, SESSION_WORDS};
+use super::session::{Resume, SESSION_WORDS, Session};
 use crate::au::AuView;
 use crate::payload::PayloadSize;
 use crate::transmit::Transmit;
@@ -100,10 +100,17 @@ impl RtpStream {
     /// # Errors
     /// [`Failure`] when the destination cannot be resolved or the ports cannot be had.
     pub fn open(kernel: &Kernel, rtp: &Rtp, net: &Net, encode: &KernelName) -> Result<RtpStream, Failure> {
-        // A resolver without an answer says so after tens of seconds: that is no hang.
-        let destination = waiting(Some(&kernel.patience()), || resolve(DESTINATION_KEY, &rtp.destination))?;
         let name = names::session(kernel.runtime.instance(), &kernel.name.to_string());
-        let words = shm_protocol::words::Words::open(&name, SESSION_WORDS).map_err(kernel::object)?;
+        let words = SessionWords(shm_protocol::words::Words::open(&name, SESSION_WORDS).map_err(kernel::object)?);
+        // A resolver without an answer says so after tens of seconds: that is no hang. And a stream that runs has had an
+        // address: without one for now it is tried again.
+        let destination =
+            waiting(Some(&kernel.patience()), || resolve(DESTINATION_KEY, &rtp.destination)).map_err(|failure| {
+                match Session::existing(&words) {
+                    Some(_) => Failure { exit: Exit::Temporary, ..failure },
+                    None => failure,
+                }
+            })?;
         let new =
             NewStream { payload_type: rtp.payload_type as u8, real_minus_monotonic_ns: realtime_offset_ns() as i64 };
         let udp = UdpConfig { interface: net.interface.clone(), ..UdpConfig::to(destination) };
@@ -115,7 +122,7 @@ impl RtpStream {
             report_interval_ns: REPORT_INTERVAL_NS,
             keyframe_interval_ns: KEYFRAME_INTERVAL_NS,
         };
-        let (mut sender, resume) = open_stream(SessionWords(words), new, &udp, &config, monotonic_ns())
+        let (mut sender, resume) = open_stream(words, new, &udp, &config, monotonic_ns())
             .map_err(|error| Failure::recover(error.recovery(), error))?;
         // An object of its own: the session keeps its layout, and a stream outlives an upgrade.
         let outbox =

@@ -3,6 +3,7 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -238,4 +239,42 @@ fn the_kernels_as_services_of_their_own_need_no_supervisor() {
     pipeline.remove();
     let (_, faults) = in_order(&wire.packets());
     assert_eq!(faults, Faults { repeated: faults.repeated, ..Faults::default() });
+}
+
+/// A source that is slower than the units' watchdog, or a writer that pauses for longer, is no hang.
+#[test]
+fn the_capture_unit_shows_signs_of_life_however_seldom_its_source_gives_a_frame() {
+    let fifo_of = |pipeline: &mut Pipeline| {
+        let path = pipeline.folder().join("frames.y4m");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        pipeline.set("capture.source", "file").set("capture.path", path.to_str().unwrap());
+        path
+    };
+    for rate in ["1", "1/5", "fifo"] {
+        let mut pipeline = Pipeline::new("seldomunit", free_rtp_port());
+        let fifo = (rate == "fifo").then(|| fifo_of(&mut pipeline));
+        if fifo.is_none() {
+            pipeline.set("capture.fps", rate);
+        }
+        let config = configuration(&pipeline);
+        let log = || std::fs::read_to_string(pipeline.folder().join("units.log")).unwrap_or_default();
+        let mut service = Service::start("quad-kernel-a-capture@.service", &pipeline, &config);
+        // Its header and one frame come, and then nothing for as long as it lives.
+        let writer = fifo.map(|path| {
+            let mut writer = std::fs::File::options().read(true).write(true).open(path).unwrap();
+            writer.write_all(b"YUV4MPEG2 W64 H64 F30:1 Ip C420\nFRAME\n").unwrap();
+            writer.write_all(&[90; 64 * 64 * 3 / 2]).unwrap();
+            writer
+        });
+        assert!(within(PATIENCE, || service.said("READY=1") == 1), "{rate}: {}", log());
+        std::thread::sleep(3 * WATCHDOG);
+        let silence = service.longest_silence();
+        println!("{rate}: {} signs of life, longest silence {silence:?}", service.said("WATCHDOG=1"));
+        // A turn of its loop a second apart leaves no room for another second.
+        assert!(silence < WATCHDOG * 3 / 4, "{rate}: {:?}", service.heard);
+        assert!(service.said("WATCHDOG=1") >= 6, "{rate}: {:?}", service.heard);
+        assert_eq!(service.stop(), Some(0), "{rate}: {}", log());
+        drop(writer);
+        pipeline.remove();
+    }
 }

@@ -16,8 +16,11 @@ use system_tests::wire::{Faults, Wire, in_order, longest_gap};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Silence after which the watchdog kills.
 const HANG: Duration = Duration::from_millis(400);
-/// Killed and not gone after this: the lease is taken by force; the successor waits as long again for the end.
+/// Killed and not gone after this: the lease is taken by force, and its successor waits no longer for the end.
 const DEATH: Duration = Duration::from_secs(1);
+/// The supervisor looks every 50 ms, a new process starts and opens its encoder within 150 ms, and as much again is for
+/// a busy machine. Less than a second: a successor that waited once more for the end would not keep to it.
+const SLACK: Duration = Duration::from_millis(700);
 
 /// A 720p30 stream from a source that waits, under a watchdog that is quick.
 fn up(label: &str, port: u16) -> Quad {
@@ -188,7 +191,7 @@ fn an_encoder_that_does_not_die(grip: Grip) {
     assert!(within(PATIENCE, || runs_anew(&quad, Part::Encode, &before)), "{}", log(&quad, "supervisor"));
     let took = since.elapsed();
     println!("{grip:?}: forced out and succeeded after {took:?}");
-    assert!(took < HANG + 2 * DEATH + Duration::from_millis(1500), "{took:?}");
+    assert!(took < HANG + DEATH + SLACK, "{took:?}");
     assert!(log(&quad, "supervisor").contains("its lease is taken from it"), "{}", log(&quad, "supervisor"));
     // Forced out once: its successor is nobody's victim.
     let successor = lease(&quad, Part::Encode);

@@ -8,18 +8,17 @@ use kernel_host::config::{Memory, Source as Configured};
 use kernel_host::exit::{Exit, Failure};
 use kernel_host::kernel::{self, Kernel, deadline_ns};
 use kernel_host::name::Kind;
+use kernel_host::patience::{Patience, waiting};
 use shm_protocol::attach::Policy;
 use shm_protocol::clock::monotonic_ns;
 use shm_protocol::descriptor::{FrameDetails, FrameHead, StageTime, StreamFormat, flag};
 use shm_protocol::frame::{Rational, VideoFormat};
-use shm_protocol::lease::Pulse;
 use shm_protocol::output::{Claim, Producer};
 use shm_protocol::pixels::PixelsWrite;
 use shm_protocol::pool::PoolKind;
 use shm_protocol::slot::Key;
 use shm_protocol::telemetry::{Counter, Measure};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Runs kernel A until it is asked to end or its source ends.
@@ -43,7 +42,7 @@ fn capture(kernel: &mut Kernel) -> Result<(), Failure> {
     let stop = kernel.stop.flag();
     // A pipe's writer may keep us waiting for as long as it likes, and so may the grid of a slow rate: that is no hang.
     let slow = config.fps.is_some_and(|fps| fps.interval_ns() > kernel::LONGEST_SLEEP_NS);
-    let patience = (config.source == Configured::File || slow).then(|| Patience::start(kernel.lease.pulse()));
+    let patience = (config.source == Configured::File || slow).then(|| kernel.patience());
     let patience = patience.as_ref();
     kernel.telemetry.set_backend(config.source.name());
     let Some(mut source) = waiting(patience, || open(&config, &predecessor, &stop))? else { return Ok(()) };
@@ -170,45 +169,4 @@ fn drain(kernel: &mut Kernel, ring: &Producer) -> Result<(), Failure> {
         kernel.stop.wait(Duration::from_millis(20));
     }
     Ok(())
-}
-
-/// Beats for the loop while that waits for something outside.
-struct Patience {
-    waits: Arc<AtomicBool>,
-    over: Arc<AtomicBool>,
-}
-
-/// Lets patience beat for as long as `wait` takes, and no longer: a loop that hangs elsewhere must look hung.
-fn waiting<T>(patience: Option<&Patience>, wait: impl FnOnce() -> T) -> T {
-    let set = |waits| patience.iter().for_each(|patience| patience.waits.store(waits, Ordering::Relaxed));
-    set(true);
-    let result = wait();
-    set(false);
-    result
-}
-
-impl Patience {
-    fn start(pulse: Pulse) -> Patience {
-        let (waits, over) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let patience = Patience { waits: Arc::clone(&waits), over: Arc::clone(&over) };
-        const BEAT: Duration = Duration::from_millis(25);
-        let spawned = std::thread::Builder::new().name("patience".to_owned()).spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                if waits.load(Ordering::Relaxed) {
-                    pulse.beat();
-                }
-                std::thread::sleep(BEAT);
-            }
-        });
-        if let Err(error) = spawned {
-            tracing::warn!(%error, "No thread for patience: a slow writer may count as a hang");
-        }
-        patience
-    }
-}
-
-impl Drop for Patience {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-    }
 }

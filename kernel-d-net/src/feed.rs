@@ -52,8 +52,8 @@ impl Feed {
     /// [`Failure`] when the ring is lost.
     pub fn run(mut self, kernel: &mut Kernel) -> Result<(), Failure> {
         let ended = self.serve(kernel);
-        // However it ended, a successor must find the session.
-        self.outlet.rtp.iter_mut().for_each(RtpStream::keep_session);
+        // However it ended, a successor must find the session; one that is at work already has its own.
+        self.outlet.rtp.iter_mut().for_each(|rtp| rtp.keep_session(&kernel.lease));
         ended
     }
 
@@ -114,7 +114,9 @@ impl Feed {
     /// What viewers ask for reaches the encoder: merged, and no faster than the outputs allow.
     fn pass_on_requests(&mut self, kernel: Option<&Kernel>) {
         let page = self.outlet.idr_wanted.as_ref().is_some_and(|wanted| wanted.swap(false, Ordering::Relaxed));
-        let rtp = self.outlet.rtp.as_mut().is_some_and(|rtp| rtp.poll(monotonic_ns()));
+        // A feed that has a thread of its own has no RTP stream.
+        let rtp = self.outlet.rtp.as_mut().zip(kernel);
+        let rtp = rtp.is_some_and(|(rtp, kernel)| rtp.poll(monotonic_ns(), &kernel.lease));
         if page || rtp {
             self.input.requester().request_idr();
             if let Some(kernel) = kernel {

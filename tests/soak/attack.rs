@@ -2,6 +2,7 @@
 
 use crate::instance::{Instance, SECOND_READER, Victim, lease};
 use crate::plan::{Event, Kind};
+use crate::stall::Stalls;
 use anyhow::{Result, bail};
 use rustix::process::Signal;
 use std::io::Write as _;
@@ -42,11 +43,11 @@ impl Attacker {
     ///
     /// # Errors
     /// When the instance gives nothing to hit within a time in which it should.
-    pub fn hit(&mut self, instance: &mut Instance, event: &Event) -> Result<Hit> {
+    pub fn hit(&mut self, instance: &mut Instance, event: &Event, stalls: &Stalls) -> Result<Hit> {
         match event.kind {
             Kind::Kill | Kind::KillTwo | Kind::KillAll => kill(instance, event),
             Kind::KillAgain => kill_again(instance, event),
-            Kind::Stop | Kind::FullRing | Kind::Hang => self.stop(instance, event),
+            Kind::Stop | Kind::FullRing | Kind::Hang => self.stop(instance, event, stalls),
             Kind::SlowReader => self.slow_reader(instance, event),
             Kind::Swap => swap(instance, event),
             Kind::Restart => restart(instance, event),
@@ -54,19 +55,22 @@ impl Attacker {
         }
     }
 
-    fn stop(&self, instance: &Instance, event: &Event) -> Result<Hit> {
+    fn stop(&self, instance: &Instance, event: &Event, stalls: &Stalls) -> Result<Hit> {
         let part = event.parts[0];
         let victim = instance.wait_for_holder(&lease(part), 0)?;
         let at = Instant::now();
         victim.signal(Signal::STOP);
         std::thread::sleep(event.lasts);
+        let before_look = at.elapsed();
         let replaced = instance.info(&lease(part)).is_some_and(|info| info.epoch > victim.epoch);
+        let after_look = at.elapsed();
         victim.signal(Signal::CONT);
-        let text = format!("SIGSTOP of {} ({}) for {} ms", part.short(), victim.pid, event.lasts.as_millis());
-        let late = event.lasts > self.hang_timeout + WATCHDOG_SLACK && !replaced;
-        let complaint = late.then(|| format!("{text}: not replaced within it"));
-        let early = event.lasts < self.hang_timeout * 8 / 10 && replaced;
-        let complaint = complaint.or_else(|| early.then(|| format!("{text}: replaced although it was no hang")));
+        let text = format!("SIGSTOP of {} ({}) for {} ms", part.short(), victim.pid, after_look.as_millis());
+        // A watchdog that itself was kept from running gives everybody their time anew.
+        let since = at.checked_sub(self.hang_timeout).unwrap_or(at);
+        let stalled = !stalls.within(since, Instant::now()).is_zero();
+        let wrong = judge(self.hang_timeout, (before_look, after_look), replaced).filter(|_| !stalled);
+        let complaint = wrong.map(|wrong| format!("{text}: {wrong}"));
         Ok(Hit { at, epochs: vec![(part, victim.epoch)], text, complaint })
     }
 
@@ -97,6 +101,16 @@ impl Attacker {
         };
         Ok(Hit { at, epochs: Vec::new(), text, complaint: None })
     }
+}
+
+/// What is wrong with the watchdog, which had replaced a kernel or not when that had stood still for a time between
+/// these two.
+fn judge(hang_timeout: Duration, (at_least, at_most): (Duration, Duration), replaced: bool) -> Option<&'static str> {
+    if !replaced && at_least > hang_timeout + WATCHDOG_SLACK {
+        return Some("not replaced within it");
+    }
+    // The last heartbeat may be a little older than the stop.
+    (replaced && at_most < hang_timeout * 8 / 10).then_some("replaced although it was no hang")
 }
 
 /// A WebSocket client (RFC 6455 section 4.1) that asks for the stream and then reads nothing.
@@ -182,4 +196,23 @@ fn supervisor(instance: &mut Instance, event: &Event) -> Result<Hit> {
     }
     instance.up()?;
     Ok(Hit { at, epochs, text, complaint: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watchdog_is_judged_by_how_long_a_stop_was_and_not_by_how_long_it_was_to_be() {
+        let of = |at_least: u64, at_most: u64, replaced| {
+            let ms = Duration::from_millis;
+            judge(ms(1000), (ms(at_least), ms(at_most)), replaced).is_some()
+        };
+        assert!(of(500, 501, true) && of(1701, 1702, false));
+        assert!(!of(500, 501, false) && !of(1701, 1702, true));
+        // Neither early nor late: the judge may be in doubt.
+        assert!(!of(900, 901, true) && !of(1500, 1501, false));
+        // A sleep of half a second that took two, and a look that took its time.
+        assert!(!of(2000, 2001, true) && !of(500, 2000, true) && !of(500, 2000, false));
+    }
 }

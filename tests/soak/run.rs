@@ -248,7 +248,7 @@ impl<'a> Soak<'a> {
 
     /// Does one event and waits until the stream goes on. `Some`: it does not.
     fn happen(&mut self, event: &Event) -> Result<Option<String>> {
-        let hit = self.attacker.hit(&mut self.instance, event)?;
+        let hit = self.attacker.hit(&mut self.instance, event, &self.stalls)?;
         let number = self.events.len() + 1;
         let text = format!("event {number}: {}", hit.text);
         if let Some(complaint) = hit.complaint {

@@ -47,27 +47,33 @@ impl Outbox {
     }
 
     /// What a predecessor's last batch was stamped with, and how many packets of its access unit were out by then:
-    /// all before the batch, and those of it that the system sent.
+    /// all before the batch, and those of it that the system sent. `None`: no batch, or numbers that none has.
     pub fn sent(&self) -> Option<(u64, u32)> {
         let load = |index: usize| self.words[index].load(Ordering::Acquire);
         // SYNC: outbox-batch (acquire side).
-        let messages = load(word::MESSAGES) as usize;
-        if messages == 0 || messages > MAX_BATCH_PACKETS {
+        let messages = load(word::MESSAGES);
+        if messages == 0 || messages > MAX_BATCH_PACKETS as u64 {
             return None;
         }
-        let out = (0..messages).take_while(|message| self.message_bytes(*message) > 0);
-        let packets: u64 = out.map(|message| load(word::PACKETS + message)).sum();
-        Some((load(word::STAMP), (load(word::FIRST_PACKET) + packets) as u32))
+        let mut packets = load(word::FIRST_PACKET);
+        for message in (0..messages as usize).take_while(|message| self.message_bytes(*message) > 0) {
+            packets = packets.checked_add(load(word::PACKETS + message))?;
+        }
+        Some((load(word::STAMP), u32::try_from(packets).ok()?))
     }
 
+    /// Where message `message` lies. Those behind it may be reached from there.
     fn header(&self, message: usize) -> *mut libc::mmsghdr {
-        debug_assert!(message < MAX_BATCH_PACKETS);
-        self.words[word::HEADERS + message * HEADER_WORDS].as_ptr().cast()
+        assert!(message < MAX_BATCH_PACKETS);
+        // Made of all words rather than of one: a header is several, and others follow it.
+        self.words.as_ptr().wrapping_add(word::HEADERS + message * HEADER_WORDS).cast_mut().cast()
     }
 
     fn message_bytes(&self, message: usize) -> u32 {
-        // SAFETY: `header` points at a whole mmsghdr within the mapped words (MAX_BATCH_PACKETS of them, checked at
-        // `new`), aligned as asserted above; any bits are a valid u32. Only this process and the system write it.
+        // SAFETY: `header` points at a whole mmsghdr within the mapped words (OUTBOX_WORDS at least, checked at `new`,
+        // are room for MAX_BATCH_PACKETS of them), made of a pointer to all of these, aligned as asserted above; any
+        // bits are a valid u32. The words are atomics, so memory behind a shared reference to them may change; only
+        // this process and the system write it.
         unsafe { (&raw const (*self.header(message)).msg_len).read_volatile() }
     }
 
@@ -89,8 +95,9 @@ impl Outbox {
         store(word::MESSAGES, 0);
         for ((index, message), packets) in messages.iter().enumerate().zip(packets) {
             store(word::PACKETS + index, packets as u64);
-            // SAFETY: as in `message_bytes`; plain data is copied over plain data, nobody reads it meanwhile. The
-            // pointers in it mean something to this process alone and are used by its system calls alone.
+            // SAFETY: as in `message_bytes`, and writable, for atomics are; plain data is copied over plain data, nobody
+            // reads it meanwhile. The pointers in it mean something to this process alone and are used by its system
+            // calls alone.
             unsafe { self.header(index).write(libc::mmsghdr { msg_len: 0, ..*message }) };
         }
         store(word::STAMP, self.stamp);
@@ -158,5 +165,38 @@ mod tests {
         assert_eq!(object.open().sent(), None);
         outbox.words[word::MESSAGES].store(9999, Ordering::Release);
         assert_eq!(object.open().sent(), None, "damage");
+    }
+
+    #[test]
+    fn a_note_overwritten_with_garbage_is_none_and_no_overflow() {
+        let object = Object::new("garbage");
+        let mut outbox = object.open();
+        let noted = |outbox: &mut Outbox| {
+            outbox.stamp(5, 10);
+            let headers = outbox.lay_out(&messages(2), [3, 4].into_iter(), 0);
+            for message in 0..2 {
+                // SAFETY: one of the two messages laid out.
+                unsafe { (*headers.add(message)).msg_len = 1 };
+            }
+        };
+        noted(&mut outbox);
+        assert_eq!(object.open().sent(), Some((5, 17)));
+        for garbage in [u64::MAX, u64::MAX - 6, 1 << 32, (1 << 32) - 7] {
+            for at in [word::FIRST_PACKET, word::PACKETS, word::PACKETS + 1] {
+                noted(&mut outbox);
+                outbox.words[at].store(garbage, Ordering::Release);
+                assert_eq!(object.open().sent(), None, "{garbage:#x} in word {at}");
+            }
+        }
+        for word in outbox.words.iter() {
+            word.store(u64::MAX, Ordering::Release);
+        }
+        assert_eq!(object.open().sent(), None);
+        // As many messages as there may be, each a whole one.
+        outbox.words[word::MESSAGES].store(MAX_BATCH_PACKETS as u64, Ordering::Release);
+        assert_eq!(object.open().sent(), None);
+        // Above what fits a machine word of half the size.
+        outbox.words[word::MESSAGES].store(1 << 32 | 1, Ordering::Release);
+        assert_eq!(object.open().sent(), None);
     }
 }

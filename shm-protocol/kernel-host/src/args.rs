@@ -123,6 +123,19 @@ impl KernelArgs {
         }
         Ok(Start { kernel, runtime, config, overrides_lost })
     }
+
+    /// The configuration as it is by now, for a process that runs with an earlier one.
+    ///
+    /// # Errors
+    /// As [`KernelArgs::start`]; [`Exit::Config`] also for kept overrides that cannot be read. A start goes on without
+    /// them, but here they may be in effect.
+    pub(crate) fn reread_in(&self, kind: Kind, runtime: RuntimeDir) -> Result<Config, Failure> {
+        let start = self.start_in(kind, runtime)?;
+        match start.overrides_lost {
+            None => Ok(start.config),
+            Some(lost) => Err(Failure::new(Exit::Config, lost)),
+        }
+    }
 }
 
 /// The exit code of a command line that did not lead to a start: 0 for help and version, else 64.
@@ -200,6 +213,27 @@ mod tests {
         ] {
             assert_eq!(start(line).unwrap_err().exit, exit, "{line:?}");
         }
+    }
+
+    #[test]
+    fn a_running_kernel_takes_nothing_of_overrides_that_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = RuntimeDir::locate_in(folder.path(), "demo").unwrap();
+        runtime.create().unwrap();
+        let args = parse(&[]).unwrap();
+        let reread =
+            || args.reread_in(Kind::Encode, runtime.clone()).map(|config| config.encode("main").unwrap().bitrate_kbps);
+        let mut overrides = Overrides::default();
+        overrides.set("encode.bitrate_kbps=5000").unwrap();
+        overrides.save(&runtime.overrides()).unwrap();
+        assert_eq!(reread().unwrap(), 5000);
+        for damaged in ["{{{{", "encode.bitrate = 5\n", "\"encode.bitrate_kbps\" = \"many\"\n"] {
+            std::fs::write(runtime.overrides(), damaged).unwrap();
+            assert_eq!(reread().unwrap_err().exit, Exit::Config, "{damaged}");
+        }
+        // None at all is what it says.
+        std::fs::remove_file(runtime.overrides()).unwrap();
+        assert_eq!(reread().unwrap(), 8000);
     }
 
     #[test]

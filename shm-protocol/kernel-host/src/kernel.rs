@@ -4,8 +4,9 @@ use crate::args::KernelArgs;
 use crate::config::{Config, Policy as ConfiguredPolicy};
 use crate::exit::{Exit, Failure};
 use crate::name::{KernelName, Kind};
+use crate::patience::Patience;
 use crate::prepare::{Prepare, Surroundings};
-use crate::ready::Notifier;
+use crate::ready::{Notifier, SignsOfLife};
 use crate::runtime::RuntimeDir;
 use crate::signals::Stop;
 use crate::{handover, log, pin, place};
@@ -44,6 +45,7 @@ pub struct Kernel {
     /// Whether somebody asked it to end.
     pub stop: Stop,
     notifier: Notifier,
+    signs: SignsOfLife,
     next_check_ns: u64,
     args: KernelArgs,
     /// Set by SIGHUP: the kept overrides changed.
@@ -113,6 +115,7 @@ impl Kernel {
             telemetry,
             directory,
             stop,
+            signs: notifier.signs_of_life(),
             notifier,
             next_check_ns: 0,
             args: args.clone(),
@@ -124,6 +127,7 @@ impl Kernel {
     pub fn running(&mut self) {
         self.lease.running();
         self.notifier.ready();
+        self.signs.begin(monotonic_ns());
     }
 
     /// Once a loop turn: shows that the loop turns and keeps the figures fresh. `false`: leave the loop, because
@@ -139,12 +143,12 @@ impl Kernel {
         }
         self.lease.beat();
         let now = monotonic_ns();
+        self.signs.give(now);
         self.telemetry.tick(now);
         if now >= self.next_check_ns {
             const CHECK_NS: u64 = 1_000_000_000;
             self.next_check_ns = now + CHECK_NS;
             self.telemetry.set(Counter::PoolBytes, self.directory.total_bytes());
-            self.notifier.watchdog();
             // Whoever damaged an object from outside spoiled it for everybody: the next process of this kernel maps
             // what is there then, and makes anew what is its own.
             if !self.lease.table().is_whole() {
@@ -155,15 +159,26 @@ impl Kernel {
         Ok(!self.stop.requested() && self.lease.wanted_successor().is_none())
     }
 
+    /// What beats for this kernel's loop, to supervisor and service manager alike, while that waits for something
+    /// outside.
+    pub fn patience(&self) -> Patience {
+        let (pulse, signs) = (self.lease.pulse(), self.signs.clone());
+        Patience::start(move || {
+            pulse.beat();
+            signs.give(monotonic_ns());
+        })
+    }
+
     /// Reads the configuration again if the supervisor says that a live key changed (SIGHUP). `true`: it did,
-    /// and `config` is the new one. A configuration that is wrong by now changes nothing.
+    /// and `config` is the new one. A configuration that is wrong by now, or whose kept overrides cannot be read,
+    /// changes nothing.
     pub fn reloaded(&mut self) -> bool {
         if !self.reload.swap(false, Ordering::Relaxed) {
             return false;
         }
-        match self.args.start(self.name.kind) {
-            Ok(start) => {
-                self.config = start.config;
+        match self.args.reread_in(self.name.kind, self.runtime.clone()) {
+            Ok(config) => {
+                self.config = config;
                 true
             }
             Err(failure) => {

@@ -37,6 +37,7 @@ pub mod identity;
 pub mod kernel;
 pub mod log;
 pub mod name;
+pub mod patience;
 pub mod pin;
 pub mod place;
 pub mod prepare;

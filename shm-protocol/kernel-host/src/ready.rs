@@ -10,7 +10,8 @@ use std::io::{self, Write as _};
 use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -24,7 +25,7 @@ static PIPE_TAKEN: AtomicBool = AtomicBool::new(false);
 /// Where to report; everything is silently nowhere when nobody asked.
 #[derive(Debug, Default)]
 pub struct Notifier {
-    socket: Option<(UnixDatagram, SocketAddr)>,
+    socket: Option<Arc<(UnixDatagram, SocketAddr)>>,
     pipe: Option<File>,
     watchdog: Option<Duration>,
 }
@@ -41,7 +42,7 @@ impl Notifier {
             ..Notifier::default()
         };
         if let Some(name) = variable("NOTIFY_SOCKET") {
-            notifier.socket = Some((UnixDatagram::unbound()?, address(&name)?));
+            notifier.socket = Some(Arc::new((UnixDatagram::unbound()?, address(&name)?)));
         }
         if let Some(number) = variable(READY_FD_VARIABLE) {
             let bad = || {
@@ -59,7 +60,7 @@ impl Notifier {
     /// When the socket has an impossible name.
     pub fn new(socket: Option<&str>, pipe: Option<OwnedFd>, watchdog: Option<Duration>) -> io::Result<Notifier> {
         let socket = socket.map(|name| Ok::<_, io::Error>((UnixDatagram::unbound()?, address(name)?))).transpose()?;
-        Ok(Notifier { socket, pipe: pipe.map(File::from), watchdog })
+        Ok(Notifier { socket: socket.map(Arc::new), pipe: pipe.map(File::from), watchdog })
     }
 
     /// The kernel works: its ring carries frames, or waits for the first. Later calls change nothing on the pipe.
@@ -83,7 +84,7 @@ impl Notifier {
     }
 
     /// A sign of life; to be given at [`Notifier::watchdog_interval`] by the loop that does the work, not by a thread
-    /// that would go on when the loop hangs.
+    /// that would go on when the loop hangs. [`Notifier::signs_of_life`] keeps the time by itself.
     pub fn watchdog(&self) {
         if self.watchdog.is_some() {
             self.send("WATCHDOG=1");
@@ -96,12 +97,59 @@ impl Notifier {
         self.watchdog.map(|limit| limit / 2)
     }
 
+    /// Signs of life that several threads give in turn.
+    pub fn signs_of_life(&self) -> SignsOfLife {
+        let every_ns = self.watchdog.map_or(u64::MAX, |limit| (limit / 4).as_nanos() as u64);
+        let signs = Signs { socket: self.socket.clone(), every_ns, last_ns: AtomicU64::new(NOT_READY) };
+        SignsOfLife(Arc::new(signs))
+    }
+
     fn send(&self, message: &str) {
-        if let Some((socket, address)) = &self.socket
-            && let Err(error) = socket.send_to_addr(message.as_bytes(), address)
-        {
-            // A manager that went away must not end the stream.
-            tracing::debug!(%error, message, "The service manager does not listen");
+        if let Some(socket) = &self.socket {
+            send(socket, message);
+        }
+    }
+}
+
+fn send((socket, address): &(UnixDatagram, SocketAddr), message: &str) {
+    if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
+        // A manager that went away must not end the stream.
+        tracing::debug!(%error, message, "The service manager does not listen");
+    }
+}
+
+/// Nobody is watched before READY: a start may be silent for as long as large pools take to be made.
+const NOT_READY: u64 = u64::MAX;
+
+/// Signs of life of a loop, given by itself at each turn and by whoever beats for it while it waits. Whoever comes
+/// first gives the one that is due: four in the time after which the manager acts, so that a loop whose single turn
+/// takes more than half of that time is not killed for it.
+#[derive(Debug, Clone)]
+pub struct SignsOfLife(Arc<Signs>);
+
+#[derive(Debug)]
+struct Signs {
+    socket: Option<Arc<(UnixDatagram, SocketAddr)>>,
+    every_ns: u64,
+    /// When the last one was given, CLOCK_MONOTONIC.
+    last_ns: AtomicU64,
+}
+
+impl SignsOfLife {
+    /// The kernel has just said that it is ready: from now on it is watched.
+    pub fn begin(&self, now_ns: u64) {
+        self.0.last_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// Gives one if it is due at `now_ns`, CLOCK_MONOTONIC.
+    pub fn give(&self, now_ns: u64) {
+        let last_ns = self.0.last_ns.load(Ordering::Relaxed);
+        if now_ns.saturating_sub(last_ns) < self.0.every_ns {
+            return;
+        }
+        let taken = self.0.last_ns.compare_exchange(last_ns, now_ns, Ordering::Relaxed, Ordering::Relaxed);
+        if let (Ok(_), Some(socket)) = (taken, &self.0.socket) {
+            send(socket, "WATCHDOG=1");
         }
     }
 }
@@ -175,6 +223,36 @@ mod tests {
             assert_eq!(all, ["READY=1", "STATUS=60.0 fps 0 dropped", "WATCHDOG=1", "STOPPING=1"]);
             assert_eq!(notifier.watchdog_interval(), Some(Duration::from_secs(1)));
         }
+    }
+
+    #[test]
+    fn a_loop_that_turns_once_in_a_second_shows_a_sign_of_life_each_time() {
+        const SECOND: u64 = 1_000_000_000;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let heard = || std::iter::from_fn(|| socket.recv(&mut [0; 64]).ok()).count();
+        let notifier = Notifier::new(path.to_str(), None, Some(Duration::from_secs(2))).unwrap();
+        let signs = notifier.signs_of_life();
+        let patience = signs.clone();
+        signs.give(7 * SECOND);
+        assert_eq!(heard(), 0, "nobody is watched before it is ready");
+        signs.begin(10 * SECOND);
+        // A hair under a second apart, by turns of the loop and of whoever beats for it.
+        for turn in 1..=10 {
+            signs.give((10 + turn) * SECOND - turn * 1000);
+            assert_eq!(heard(), 1, "turn {turn}");
+        }
+        for beat in 0..=80 {
+            patience.give(20 * SECOND + beat * SECOND / 40);
+            signs.give(20 * SECOND + beat * SECOND / 40);
+        }
+        assert_eq!(heard(), 4, "two seconds of beats from two threads");
+        let unwatched = Notifier::new(path.to_str(), None, None).unwrap().signs_of_life();
+        unwatched.begin(0);
+        unwatched.give(99 * SECOND);
+        assert_eq!(heard(), 0, "nobody watches");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 pub mod clock;
 pub mod error;
 pub mod feedback;
+mod keep;
+mod moving;
 pub mod open;
 pub mod pacer;
 pub mod parameters;

@@ -452,7 +452,7 @@ fn rtp_header(payload_type: u8, marker: bool, sequence: u16, rtp_ts: u32, ssrc: 
 
 #[cfg(test)]
 #[path = "sender/tests.rs"]
-mod tests;
+pub(super) mod tests;
 
 #[cfg(test)]
 #[path = "sender/outbox_tests.rs"]

@@ -2,11 +2,13 @@
 //! the kernel's loop around both.
 
 use super::clock::Clock;
+use super::keep::{SessionWords, keep_session};
+use super::moving::Moving;
 use super::open::{NewStream, open_stream};
 use super::pacer::PacerConfig;
 use super::sdp::SdpDescription;
 use super::sender::{AccessUnit, RtpSender, SendEnd, SenderConfig};
-use super::session::{Resume, SESSION_WORDS, Words};
+use super::session::{Resume, SESSION_WORDS, Session};
 use crate::au::AuView;
 use crate::payload::PayloadSize;
 use crate::transmit::Transmit;
@@ -16,32 +18,16 @@ use kernel_host::config::{HostPort, Net, Rtp};
 use kernel_host::exit::{Exit, Failure};
 use kernel_host::kernel::{self, Kernel, LONGEST_SLEEP_NS};
 use kernel_host::name::KernelName;
+use kernel_host::patience::waiting;
 use shm_protocol::clock::{monotonic_ns, realtime_offset_ns};
 use shm_protocol::frame::{Codec, VideoFormat};
 use shm_protocol::input::Taken;
+use shm_protocol::lease::Lease;
 use shm_protocol::names;
 use shm_protocol::telemetry::Counter;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-/// The session's words in their shared-memory object.
-struct SessionWords(shm_protocol::words::Words);
-
-impl Words for SessionWords {
-    fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    fn load(&self, index: usize) -> u64 {
-        self.0[index].load(Ordering::Acquire)
-    }
-
-    fn store(&mut self, index: usize, value: u64) {
-        self.0[index].store(value, Ordering::Release);
-    }
-}
 
 /// What became of an access unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +48,7 @@ pub struct RtpStream {
     sender: RtpSender<SessionWords, UdpTransmit>,
     destination: SocketAddr,
     configured: HostPort,
+    moving: Moving,
     encode: KernelName,
     pacing: bool,
     paced: Option<(u32, u64)>,
@@ -99,6 +86,8 @@ impl Clock for KernelClock<'_> {
     }
 }
 
+const DESTINATION_KEY: &str = "net.rtp.destination";
+
 fn resolve(key: &str, address: &HostPort) -> Result<SocketAddr, Failure> {
     address.resolve().map_err(|error| {
         Failure::new(Exit::Config, format!("{key} = \"{}:{}\" cannot be resolved: {error}", address.host, address.port))
@@ -111,9 +100,17 @@ impl RtpStream {
     /// # Errors
     /// [`Failure`] when the destination cannot be resolved or the ports cannot be had.
     pub fn open(kernel: &Kernel, rtp: &Rtp, net: &Net, encode: &KernelName) -> Result<RtpStream, Failure> {
-        let destination = resolve("net.rtp.destination", &rtp.destination)?;
         let name = names::session(kernel.runtime.instance(), &kernel.name.to_string());
-        let words = shm_protocol::words::Words::open(&name, SESSION_WORDS).map_err(kernel::object)?;
+        let words = SessionWords(shm_protocol::words::Words::open(&name, SESSION_WORDS).map_err(kernel::object)?);
+        // A resolver without an answer says so after tens of seconds: that is no hang. And a stream that runs has had an
+        // address: without one for now it is tried again.
+        let destination =
+            waiting(Some(&kernel.patience()), || resolve(DESTINATION_KEY, &rtp.destination)).map_err(|failure| {
+                match Session::existing(&words) {
+                    Some(_) => Failure { exit: Exit::Temporary, ..failure },
+                    None => failure,
+                }
+            })?;
         let new =
             NewStream { payload_type: rtp.payload_type as u8, real_minus_monotonic_ns: realtime_offset_ns() as i64 };
         let udp = UdpConfig { interface: net.interface.clone(), ..UdpConfig::to(destination) };
@@ -125,7 +122,7 @@ impl RtpStream {
             report_interval_ns: REPORT_INTERVAL_NS,
             keyframe_interval_ns: KEYFRAME_INTERVAL_NS,
         };
-        let (mut sender, resume) = open_stream(SessionWords(words), new, &udp, &config, monotonic_ns())
+        let (mut sender, resume) = open_stream(words, new, &udp, &config, monotonic_ns())
             .map_err(|error| Failure::recover(error.recovery(), error))?;
         // An object of its own: the session keeps its layout, and a stream outlives an upgrade.
         let outbox =
@@ -138,6 +135,7 @@ impl RtpStream {
             sender,
             destination,
             configured: rtp.destination.clone(),
+            moving: Moving::default(),
             encode: encode.clone(),
             pacing: rtp.pacing,
             paced: None,
@@ -170,16 +168,23 @@ impl RtpStream {
         let Some(rtp) = kernel.config.net(&kernel.name.name).and_then(|net| net.rtp.clone()) else { return };
         self.paced = None;
         if rtp.destination == self.configured {
-            return;
+            self.moving.cancel();
+        } else {
+            self.moving
+                .begin(&rtp.destination, |to| resolve(DESTINATION_KEY, to).map_err(|failure| failure.to_string()));
         }
-        let moved = resolve("net.rtp.destination", &rtp.destination)
-            .map_err(|failure| failure.to_string())
-            .and_then(|to| self.sender.set_destination(to).map(|()| to).map_err(|error| error.to_string()));
+    }
+
+    /// Goes elsewhere, once it is known where that is.
+    fn follow_destination(&mut self) {
+        let Some((configured, resolved)) = self.moving.arrived() else { return };
+        let moved =
+            resolved.and_then(|to| self.sender.set_destination(to).map(|()| to).map_err(|error| error.to_string()));
         match moved {
             Ok(destination) => {
                 tracing::info!(%destination, "The RTP stream goes elsewhere from now on");
                 self.destination = destination;
-                self.configured = rtp.destination;
+                self.configured = configured;
                 self.described = None;
             }
             Err(error) => tracing::warn!(error, "The destination was not changed"),
@@ -187,35 +192,20 @@ impl RtpStream {
     }
 
     /// Reads feedback and sends the report that is due. `true`: an IDR is wanted.
-    pub fn poll(&mut self, now_ns: u64) -> bool {
+    pub fn poll(&mut self, now_ns: u64, lease: &Lease) -> bool {
         self.sender.poll_control(now_ns);
+        self.follow_destination();
         if now_ns >= self.next_look_ns {
             self.next_look_ns = now_ns + SESSION_LOOK_NS;
-            self.keep_session();
+            self.keep_session(lease);
         }
         self.sender.keyframe_request(now_ns).is_some()
     }
 
     /// Sees to it that a successor will find the session: an object that somebody removed or truncated is made anew
-    /// with what this process knows of it.
-    pub fn keep_session(&mut self) {
-        if let Some(lost) = self.sender.transmit().outbox().map(Outbox::object).filter(|object| object.check().is_err())
-        {
-            // The system writes there: it must not find a hole.
-            match shm_protocol::words::Words::open(lost.name(), OUTBOX_WORDS) {
-                Ok(words) => Outbox::new(words).into_iter().for_each(|outbox| self.sender.keep_outbox(outbox)),
-                Err(error) => tracing::error!(%error, "The note of what was sent is lost and cannot be made anew"),
-            }
-        }
-        let lost = &self.sender.session().words().0;
-        let Err(damage) = lost.check() else { return };
-        let moved = shm_protocol::words::Words::open(lost.name(), SESSION_WORDS)
-            .map_err(|error| error.to_string())
-            .and_then(|words| self.sender.move_session(SessionWords(words)).map_err(|error| error.to_string()));
-        match moved {
-            Ok(()) => tracing::warn!(%damage, "The session of the RTP stream was made anew as it was"),
-            Err(error) => tracing::error!(%damage, error, "The session of the RTP stream cannot be made anew"),
-        }
+    /// with what this process knows of it, as long as `lease` is this process's.
+    pub fn keep_session(&mut self, lease: &Lease) {
+        keep_session(&mut self.sender, lease);
     }
 
     /// Sends one access unit, waiting for the pacer.

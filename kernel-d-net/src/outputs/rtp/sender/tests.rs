@@ -42,7 +42,7 @@ impl Transmit for Wire {
 }
 
 /// Time that passes only while waiting, and stops after some waits.
-pub(super) struct TestClock {
+pub(in crate::outputs::rtp) struct TestClock {
     now_ns: u64,
     waits: usize,
 }
@@ -59,11 +59,11 @@ impl Clock for TestClock {
     }
 }
 
-pub(super) fn clock(now_ns: u64) -> TestClock {
+pub(in crate::outputs::rtp) fn clock(now_ns: u64) -> TestClock {
     TestClock { now_ns, waits: 100_000 }
 }
 
-pub(super) fn config(pacing: bool) -> SenderConfig {
+pub(in crate::outputs::rtp) fn config(pacing: bool) -> SenderConfig {
     SenderConfig {
         payload_size: PayloadSize::DEFAULT,
         pacer: PacerConfig::new(pacing, 8000, FRAME_NS),
@@ -92,13 +92,13 @@ fn sender<'a>(memory: &'a [AtomicU64], wire: &Wire, config: &SenderConfig) -> Rt
     RtpSender::new(session, resume, wire.clone(), None, config, 0)
 }
 
-pub(super) fn slice(kind: u8, len: usize) -> Vec<u8> {
+pub(in crate::outputs::rtp) fn slice(kind: u8, len: usize) -> Vec<u8> {
     let mut au = vec![0, 0, 0, 1, kind];
     au.extend((0..len).map(|i| (i % 253) as u8 | 1));
     au
 }
 
-pub(super) fn unit(bytes: &[u8], id: u64) -> AccessUnit<'_> {
+pub(in crate::outputs::rtp) fn unit(bytes: &[u8], id: u64) -> AccessUnit<'_> {
     AccessUnit { view: AuView::of(bytes), key: (id, 0), capture_ns: id * 1_000_000_000, codec: Codec::H264 }
 }
 

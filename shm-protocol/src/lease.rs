@@ -33,12 +33,18 @@ use table::Lock;
 pub struct Pulse {
     table: Arc<LeaseTable>,
     index: usize,
+    epoch: u64,
 }
 
 impl Pulse {
-    /// One beat.
-    pub fn beat(&self) {
-        self.table.record(self.index).heartbeat_ns.store(monotonic_ns(), Ordering::Relaxed);
+    /// One beat. `false`: the lease is another's, whose heart this one must not stand in for.
+    pub fn beat(&self) -> bool {
+        let record = self.table.record(self.index);
+        let current = record.epoch.load(Ordering::Acquire) == self.epoch;
+        if current {
+            record.heartbeat_ns.store(monotonic_ns(), Ordering::Relaxed);
+        }
+        current
     }
 }
 
@@ -295,7 +301,7 @@ impl Lease {
 
     /// A handle that beats for a loop which waits for something outside (a writer on a pipe).
     pub fn pulse(&self) -> Pulse {
-        Pulse { table: Arc::clone(&self.table), index: self.index }
+        Pulse { table: Arc::clone(&self.table), index: self.index, epoch: self.epoch }
     }
 
     /// Ticket of a candidate that a swap asks this holder to yield to, if it is ready.
@@ -309,10 +315,13 @@ impl Lease {
             .filter(|_| self.table.has_candidate(self.index))
     }
 
-    /// Ends in order: nothing of this epoch will be written any more. (The lock goes with the drop.)
+    /// Ends in order: nothing of this epoch will be written any more. (The lock goes with the drop.) Of a lease that
+    /// was taken away nothing is said: the record is its successor's.
     pub fn stop(self) {
         crash_point!((), "lease: before the stop");
-        self.table.record(self.index).state.store(KernelState::Stopped as u64, Ordering::Release);
+        if self.is_current() {
+            self.table.record(self.index).state.store(KernelState::Stopped as u64, Ordering::Release);
+        }
     }
 
     /// S3: gives the lease to the candidate that asked for it. Everything this epoch published stands; what it

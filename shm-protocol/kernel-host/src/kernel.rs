@@ -137,10 +137,7 @@ impl Kernel {
     /// [`Failure`] "temporary" when somebody removed or truncated the instance's objects by hand.
     pub fn turn(&mut self) -> Result<bool, Failure> {
         // Before the beat, which is the successor's by then; a loop that waits may come to no ring operation.
-        if !self.lease.is_current() {
-            let current = self.lease.table().info(self.lease.index()).epoch;
-            return Err(ring(RingError::Fenced { mine: self.lease.epoch(), current }));
-        }
+        self.check_fence()?;
         self.lease.beat();
         let now = monotonic_ns();
         self.signs.give(now);
@@ -159,13 +156,24 @@ impl Kernel {
         Ok(!self.stop.requested() && self.lease.wanted_successor().is_none())
     }
 
+    fn check_fence(&self) -> Result<(), Failure> {
+        if self.lease.is_current() {
+            return Ok(());
+        }
+        let current = self.lease.table().info(self.lease.index()).epoch;
+        Err(ring(RingError::Fenced { mine: self.lease.epoch(), current }))
+    }
+
     /// What beats for this kernel's loop, to supervisor and service manager alike, while that waits for something
-    /// outside.
+    /// outside. A loop whose lease became another's while it waits is asked to end.
     pub fn patience(&self) -> Patience {
-        let (pulse, signs) = (self.lease.pulse(), self.signs.clone());
+        let (pulse, signs, stop) = (self.lease.pulse(), self.signs.clone(), self.stop.clone());
         Patience::start(move || {
-            pulse.beat();
-            signs.give(monotonic_ns());
+            if pulse.beat() {
+                signs.give(monotonic_ns());
+            } else {
+                stop.request();
+            }
         })
     }
 
@@ -197,6 +205,7 @@ impl Kernel {
         loop {
             self.directory.unwatch();
             body(&mut self).map_err(|failure| self.explained(failure))?;
+            self.check_fence()?;
             if self.stop.requested() || self.lease.wanted_successor().is_none() {
                 self.notifier.stopping();
                 tracing::info!(kernel = %self.name, "Stopped");

@@ -90,6 +90,7 @@ fn every_test_the_document_names_exists() {
         include_str!("../descriptor/tests.rs"),
         include_str!("../fdpass/message.rs"),
         include_str!("../../tests/pipeline.rs"),
+        include_str!("../../tests/forced_out.rs"),
         include_str!("../../tests/lease_takeover.rs"),
         include_str!("../../tests/objects_by_hand.rs"),
         include_str!("../../../kernel-d-net/src/outputs/rtp/session/tests.rs"),

@@ -93,3 +93,19 @@ fn a_slot_freed_between_the_look_and_the_wait_ends_the_wait() {
     stage.input.wait(0, begin + SHORT_NS, Some(&stage.output));
     assert!(monotonic_ns() - begin >= SHORT_NS, "the wait does not sleep");
 }
+
+#[test]
+fn a_lease_that_was_taken_by_force_neither_beats_for_its_successor_nor_stops_it() {
+    let instance = Instance::new("pulse");
+    let (table, old) = (instance.table(), instance.lease("capture.main"));
+    let pulse = old.pulse();
+    assert!(pulse.beat());
+    assert!(table.force_takeover("capture.main", 1).unwrap());
+    let new = instance.lease("capture.main");
+    let beat = table.heartbeat_ns(new.index());
+    assert!(!pulse.beat());
+    assert_eq!(table.heartbeat_ns(new.index()), beat);
+    old.stop();
+    assert_eq!(table.info(new.index()).state, KernelState::Running);
+    new.stop();
+}

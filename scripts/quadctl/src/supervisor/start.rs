@@ -23,7 +23,7 @@ use super::renew::forget_swap_counts;
 use super::unit::Unit;
 use super::watchdog::Watchdog;
 use super::{Supervisor, fifo};
-use crate::launch::Launch;
+use crate::launch::{Launch, kept_overrides};
 use crate::process::{end_all, holder, read_pid_file};
 use crate::teardown::{STOP_PATIENCE, is_session, standby_pid_file};
 
@@ -51,6 +51,9 @@ impl Supervisor {
         runtime.create()?;
         let lock = lock(&runtime)?;
         let config = launch.configuration(&runtime)?;
+        if let (_, Some(lost)) = kept_overrides(&runtime) {
+            tracing::error!("{lost}");
+        }
         launch.keep_live_sets(&runtime)?;
         launch.save(&runtime)?;
         // What a killed run left; while one of its kernels lives nothing is touched, and it is adopted.

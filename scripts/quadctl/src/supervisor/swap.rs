@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kernel_host::config::{Config, Overrides};
+use kernel_host::config::Config;
 use kernel_host::exit::Exit;
 use kernel_host::name::KernelName;
 use kernel_host::swaps::Swaps;
@@ -16,6 +16,7 @@ use shm_protocol::telemetry::TelemetryReader;
 
 use super::control::{Client, Reply};
 use super::unit::{Context, Unit};
+use crate::launch::{kept_overrides, overrides_to_change};
 use crate::process::Signal;
 
 /// A successor opens its devices and is ready within a second or two; what takes longer is stuck.
@@ -171,10 +172,12 @@ impl Swap {
         if let Err(error) = swaps.save(&path) {
             tracing::error!(%error, path = %path.display(), "The swap is not counted, and its binary holds until the next start");
         }
-        let kept = Overrides::load(&context.runtime.overrides()).and_then(|mut overrides| {
-            self.wanted.sets.iter().try_for_each(|set| overrides.set(set))?;
-            overrides.save(&context.runtime.overrides())
-        });
+        if self.wanted.sets.is_empty() {
+            return;
+        }
+        let mut overrides = overrides_to_change(context.runtime);
+        let kept = self.wanted.sets.iter().try_for_each(|set| overrides.set(set));
+        let kept = kept.and_then(|()| overrides.save(&context.runtime.overrides()));
         if let Err(error) = kept {
             tracing::error!(%error, "The settings of the swap hold until the next restart only");
         }
@@ -183,7 +186,7 @@ impl Swap {
 
 /// Whether the successor would find its configuration right.
 fn configuration(context: &Context<'_>, wanted: &Wanted) -> Result<(), kernel_host::exit::Failure> {
-    let overrides = Overrides::load(&context.runtime.overrides())?;
+    let (overrides, _) = kept_overrides(context.runtime);
     let sets: Vec<String> = context.launch.sets.iter().chain(&wanted.sets).cloned().collect();
     Config::load_with(context.launch.config.as_deref(), &overrides, &sets)?;
     Ok(())

@@ -3,6 +3,7 @@
 
 pub mod backoff;
 pub mod control;
+pub mod doomed;
 pub mod fifo;
 pub mod first_frame;
 mod renew;

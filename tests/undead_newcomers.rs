@@ -91,7 +91,8 @@ fn a_fresh_process_that_does_not_die_before_it_has_the_lease_is_succeeded() {
     std::fs::write(&order, "").unwrap();
     send(before.pid, Signal::SIGKILL);
     let file = quad.pipeline.runtime().join("encode.main.pid");
-    let newcomer = || std::fs::read_to_string(&file).ok()?.lines().next()?.parse().ok().filter(|pid| *pid != before.pid);
+    let newcomer =
+        || std::fs::read_to_string(&file).ok()?.lines().next()?.parse().ok().filter(|pid| *pid != before.pid);
     assert!(within(PATIENCE, || newcomer().is_some_and(is_stopped)));
     let Some(undead) = newcomer().and_then(seize) else { return };
     std::fs::remove_file(&order).unwrap();
@@ -103,5 +104,25 @@ fn a_fresh_process_that_does_not_die_before_it_has_the_lease_is_succeeded() {
     let killed = quad.pid(Part::Encode);
     send(killed, Signal::SIGKILL);
     assert!(within(PATIENCE, || quad.pid(Part::Encode) != killed));
+    ends_whole(&quad, &wire);
+}
+
+/// Simulated: the supervisor's death between the takeover by force and the start of the next process.
+#[test]
+fn a_process_that_lost_its_lease_by_force_is_not_adopted_by_the_next_supervisor() {
+    let (quad, wire) = Quad::streaming("undeadforced", &[]);
+    let before = lease(&quad);
+    let Some(undead) = seize(before.pid) else { return };
+    send(quad.supervisor(), Signal::SIGKILL);
+    assert!(within(PATIENCE, || quad.status().1["supervisor"].is_null()));
+    send(before.pid, Signal::SIGKILL);
+    assert!(within(PATIENCE, || undead.is_held()));
+    let table = LeaseTable::observe(quad.pipeline.instance()).unwrap();
+    assert!(table.force_takeover("encode.main", before.epoch).unwrap());
+    let output = quad.up(&[]);
+    assert!(output.status.success() && said(&output).contains("adopted 3 running kernels"), "{}", said(&output));
+    succeeded(&quad, &before, undead.pid());
+    assert!(!quad.log("supervisor").contains("Does not take its lease"), "{}", quad.log("supervisor"));
+    undead.release();
     ends_whole(&quad, &wire);
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use shm_protocol::error::ObjectError;
 
 use super::unit::{Context, Running, STANDBY_AFTER, Unit};
-use crate::process::{Process, write_pid_file};
+use crate::process::{Process, Signal, write_pid_file};
 use crate::teardown::standby_pid_file;
 
 /// A killed process that has not let go by then keeps what it holds in name only: with SIGKILL pending it runs no
@@ -38,6 +38,14 @@ impl Unit {
     /// Puts a process aside that was killed.
     pub fn doom(&mut self, running: Running, killed: Instant) {
         self.doomed.push(Doomed { running, killed, maybe_candidate: true });
+    }
+
+    /// Takes over the watch over a process whose lease was taken by force, a second or more after it was killed.
+    pub fn adopt_forced_out(&mut self, process: Process) {
+        tracing::warn!(kernel = %self.kernel, pid = process.pid, "It lost its lease by force and has not died: another is at work or starts");
+        process.signal(Signal::KILL);
+        let now = Instant::now();
+        self.doom(Running::adopted(process), now.checked_sub(DEATH_PATIENCE).unwrap_or(now));
     }
 
     /// Takes the candidacy away from those that were killed long enough ago.

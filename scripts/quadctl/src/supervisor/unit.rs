@@ -17,6 +17,7 @@ use super::backoff::{Backoff, Ending};
 use super::doomed::{Doomed, Killed};
 use super::rotate::open_log;
 use super::swap::Wanted;
+use super::watchdog::Unnamed;
 use crate::launch::Launch;
 use crate::process::{Process, Signal, last_line, write_pid_file};
 use crate::teardown::standby_pid_file;
@@ -104,6 +105,8 @@ pub struct Unit {
     pub killed: Option<Killed>,
     /// Since when nobody has held the lease although this process is there to take it.
     pub unheld_since: Option<(Instant, u32)>,
+    /// The lease is held while its record names nobody who could hold it.
+    pub unnamed: Option<Unnamed>,
     /// How the last process ended that was to take over in a swap or stood by.
     pub standby_ending: Option<(u32, Ending)>,
     cpus: Option<String>,
@@ -135,6 +138,7 @@ impl Unit {
             last_ending: None,
             killed: None,
             unheld_since: None,
+            unnamed: None,
             standby_ending: None,
             cpus,
             binary: Swaps::load(&runtime.swaps()).of(&kernel_name).binary,

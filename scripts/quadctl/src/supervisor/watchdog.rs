@@ -61,10 +61,16 @@ impl Watchdog {
             return;
         }
         let Some(info) = held else {
+            unit.unnamed = None;
             self.look_at_newcomer(unit, context, now);
             return;
         };
         unit.unheld_since = None;
+        if self.names_nobody(&info) {
+            self.look_at_unnamed(unit, &info, now);
+            return;
+        }
+        unit.unnamed = None;
         // A successor has the lock a moment before the record is its own: then nobody is there to be killed.
         if now >= self.trusted_from
             && hangs(&info, monotonic_ns(), self.timeout)
@@ -119,9 +125,61 @@ impl Watchdog {
         }
     }
 
+    /// Whether the record of a lease that is held names a process that cannot be its holder any more: somebody has the
+    /// lock and has not written his name yet.
+    fn names_nobody(&self, info: &LeaseInfo) -> bool {
+        match info.state {
+            KernelState::Stopped | KernelState::Absent => true,
+            KernelState::Running | KernelState::Recovering => {
+                // Most turns end here, without a look at the process.
+                let silent_ns = monotonic_ns().saturating_sub(info.heartbeat_ns);
+                silent_ns > self.interval().as_nanos() as u64
+                    && Process::verified(info.pid, info.start_time).is_none_or(|process| process.ended())
+            }
+        }
+    }
+
+    /// Between the lock and the record that names its holder lie microseconds, or the second in which a predecessor may
+    /// end. One that stands still there has no heart to be heard, and the record is no help: it is the candidate. If
+    /// the lease is held all the same when that one is gone, it is the predecessor, which stands still between its last
+    /// word and its end.
+    fn look_at_unnamed(&self, unit: &mut Unit, info: &LeaseInfo, now: Instant) {
+        let known = unit.unnamed.take_if(|unnamed| unnamed.epoch == info.epoch);
+        let unnamed = known.unwrap_or(Unnamed { since: now, epoch: info.epoch, candidate_killed: false });
+        let mut next = unnamed;
+        if now >= self.trusted_from && now > unnamed.since + self.newcomer_patience() {
+            let own = |pid: u32| {
+                let mut found = unit.main.iter().chain(&unit.standby).map(|running| &running.process);
+                found.find(|process| process.pid == pid && !process.ended())
+            };
+            let predecessor = own(info.pid).filter(|_| unnamed.candidate_killed);
+            if let Some(process) = predecessor.or_else(|| own(info.candidate_pid)).or_else(|| own(info.pid)) {
+                let waited_ms = (now - unnamed.since).as_millis() as u64;
+                tracing::error!(
+                    kernel = %unit.kernel, pid = process.pid, waited_ms, "Has the lease and does not begin or end: killed"
+                );
+                process.signal(Signal::KILL);
+                next.candidate_killed = process.pid == info.candidate_pid;
+                unit.killed = killed(process, info.epoch, now);
+            }
+            next.since = now;
+        }
+        unit.unnamed = Some(next);
+    }
+
     fn newcomer_patience(&self) -> Duration {
         self.timeout.max(NEWCOMER_PATIENCE)
     }
+}
+
+/// A lease that is held while its record names nobody who could hold it.
+#[derive(Debug, Clone, Copy)]
+pub struct Unnamed {
+    since: Instant,
+    /// Of the record.
+    epoch: u64,
+    /// The candidate was killed for it, and it was not that one, or another is in the same place.
+    candidate_killed: bool,
 }
 
 /// Notes that a process of a unit was killed; `None`: it is gone.

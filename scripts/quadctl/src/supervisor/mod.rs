@@ -6,6 +6,7 @@ pub mod control;
 pub mod doomed;
 pub mod fifo;
 pub mod first_frame;
+pub mod probation;
 mod renew;
 pub mod rotate;
 mod start;
@@ -149,6 +150,7 @@ impl Supervisor {
             Context { instance: &self.instance, runtime: &self.runtime, launch: &self.launch, table: &self.table };
         for unit in &mut self.units {
             unit.reap(&context, now);
+            unit.look_at_probation(&context, now);
             unit.start_due(&context, now);
             self.watchdog.look(unit, &context, now);
         }
@@ -300,7 +302,7 @@ impl Supervisor {
             let holder = info.as_ref().filter(|info| info.held).map(|info| info.pid);
             let main = unit.main.as_ref().map(|main| main.process.pid);
             let settled = main.is_none() || holder.is_none() || holder == main;
-            if !settled && now < waiting.asked + RESTART_LIMIT {
+            if !(settled && unit.probation.is_none()) && now < waiting.asked + RESTART_LIMIT {
                 continue;
             }
             (waiting.begun, waiting.asked, waiting.epoch) = (true, now, info.map_or(0, |info| info.epoch));
@@ -371,6 +373,7 @@ impl Supervisor {
         let located = locate(key)?;
         Config::load_with(self.launch.config.as_deref(), &overrides, &self.launch.sets)?;
         overrides.save(&self.runtime.overrides())?;
+        self.units.iter_mut().for_each(|unit| unit.set_in_probation(&self.runtime, key));
         let concerned: Vec<&Unit> = self
             .units
             .iter()

@@ -19,6 +19,7 @@ use shm_protocol::names;
 
 use super::control::Listener;
 use super::first_frame::FirstFrame;
+use super::probation::Probation;
 use super::renew::forget_swap_counts;
 use super::unit::Unit;
 use super::watchdog::Watchdog;
@@ -74,7 +75,15 @@ impl Supervisor {
             let mut unit = Unit::new(kernel.clone(), cpus, config.standby(&kernel), stdin, &runtime);
             // By its pid file: one that was started just before its supervisor died and has no lease yet.
             let early = || read_pid_file(&runtime.pid(&kernel)).filter(|process| !process.ended());
-            let main = holder(&table, &unit.lease).or_else(early);
+            let holder = holder(&table, &unit.lease);
+            unit.probation = Probation::load(&runtime, &kernel);
+            let both = unit.probation.as_ref().and_then(|probation| probation.both(holder.as_ref()));
+            if let Some((predecessor, successor)) = both {
+                unit.adopt(predecessor, &runtime);
+                unit.adopt_standby(successor, &runtime);
+                return unit;
+            }
+            let main = holder.or_else(early);
             let standby = read_pid_file(&standby_pid_file(&runtime, &kernel)).filter(|process| !process.ended());
             // One whose lease was taken by force does not die; the file named it still when that supervisor did.
             let (forced, main) = match main {

@@ -10,13 +10,12 @@ use std::time::{Duration, Instant};
 use kernel_host::config::Config;
 use kernel_host::exit::Exit;
 use kernel_host::name::KernelName;
-use kernel_host::swaps::Swaps;
 use shm_protocol::lease::{KernelState, start_time};
 use shm_protocol::telemetry::TelemetryReader;
 
 use super::control::{Client, Reply};
 use super::unit::{Context, Unit};
-use crate::launch::{kept_overrides, overrides_to_change};
+use crate::launch::kept_overrides;
 use crate::process::Signal;
 
 /// A successor opens its devices and is ready within a second or two; what takes longer is stuck.
@@ -99,7 +98,8 @@ impl Swap {
         let Some(successor) = self.successor else {
             // The one who handed over in an earlier swap stands by through its successor's probation; until that is
             // over neither of the two may be disturbed.
-            let settled = unit.main.as_ref().is_some_and(|main| main.process.pid == info.pid);
+            let settled =
+                unit.probation.is_none() && unit.main.as_ref().is_some_and(|main| main.process.pid == info.pid);
             if !settled && now < self.asked + SWAP_LIMIT {
                 return Progress::Under;
             }
@@ -119,7 +119,7 @@ impl Swap {
             let carries = TelemetryReader::open(context.instance, &unit.lease, info.epoch)
                 .is_some_and(|page| page.snapshot().frames > 0);
             if carries {
-                self.keep(unit, context);
+                unit.begin_probation(context, &self.wanted, &info);
                 let text = format!("{name} was swapped within {ms} ms: epoch {}, process {}", info.epoch, info.pid);
                 return Progress::Done(Reply::done(text));
             }
@@ -144,7 +144,7 @@ impl Swap {
             return Progress::Failed(Reply::failed(Exit::Temporary, text));
         }
         if now > self.asked + SWAP_LIMIT && info.pid == successor && info.held && info.state == KernelState::Running {
-            self.keep(unit, context);
+            unit.begin_probation(context, &self.wanted, &info);
             let text =
                 format!("{name} was swapped, and no frame has come since: epoch {}, process {}", info.epoch, info.pid);
             return Progress::Done(Reply::done(text));
@@ -161,26 +161,6 @@ impl Swap {
             self.wished = Some(info.candidate_ticket);
         }
         Progress::Under
-    }
-
-    /// The settings survive restarts from now on.
-    fn keep(&self, unit: &mut Unit, context: &Context<'_>) {
-        unit.set_binary(self.wanted.binary.clone());
-        let path = context.runtime.swaps();
-        let mut swaps = Swaps::load(&path);
-        swaps.swapped(&self.kernel, self.wanted.binary.clone());
-        if let Err(error) = swaps.save(&path) {
-            tracing::error!(%error, path = %path.display(), "The swap is not counted, and its binary holds until the next start");
-        }
-        if self.wanted.sets.is_empty() {
-            return;
-        }
-        let mut overrides = overrides_to_change(context.runtime);
-        let kept = self.wanted.sets.iter().try_for_each(|set| overrides.set(set));
-        let kept = kept.and_then(|()| overrides.save(&context.runtime.overrides()));
-        if let Err(error) = kept {
-            tracing::error!(%error, "The settings of the swap hold until the next restart only");
-        }
     }
 }
 

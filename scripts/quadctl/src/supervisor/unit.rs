@@ -15,6 +15,7 @@ use shm_protocol::telemetry::TelemetryReader;
 
 use super::backoff::{Backoff, Ending};
 use super::doomed::{Doomed, Killed};
+use super::probation::Probation;
 use super::rotate::open_log;
 use super::swap::Wanted;
 use super::watchdog::Unnamed;
@@ -107,6 +108,8 @@ pub struct Unit {
     pub unheld_since: Option<(Instant, u32)>,
     /// The lease is held while its record names nobody who could hold it.
     pub unnamed: Option<Unnamed>,
+    /// A swap's successor has yet to prove itself.
+    pub probation: Option<Probation>,
     /// How the last process ended that was to take over in a swap or stood by.
     pub standby_ending: Option<(u32, Ending)>,
     cpus: Option<String>,
@@ -139,6 +142,7 @@ impl Unit {
             killed: None,
             unheld_since: None,
             unnamed: None,
+            probation: None,
             standby_ending: None,
             cpus,
             binary: Swaps::load(&runtime.swaps()).of(&kernel_name).binary,
@@ -215,8 +219,10 @@ impl Unit {
                 }
             }
         }
-        // A standby of what does not run yet would be the first itself.
-        let settled = self.main.is_some() && context.info(&self.lease).is_some_and(|info| info.held);
+        // A standby of what does not run yet would be the first itself, and with a swap's successor on probation nobody
+        // knows yet what it is to be.
+        let settled =
+            self.main.is_some() && self.probation.is_none() && context.info(&self.lease).is_some_and(|info| info.held);
         if self.standby.is_none() && settled && self.standby_at.is_some_and(|at| at <= now) {
             self.standby_at = None;
             self.leave_missing_binary(context);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use system_tests::bitstream::{Unit, units};
 use system_tests::build::binaries;
 use system_tests::pipeline::{Part, free_rtp_port};
+use system_tests::processes::is_gone;
 use system_tests::quad::{Quad, said};
 use system_tests::tools::within;
 use system_tests::wire::{Faults, Wire, in_order};
@@ -239,4 +240,23 @@ fn a_supervisor_that_dies_in_a_swaps_probation_leaves_its_end_to_the_next() {
         let (_, faults) = in_order(&wire.packets());
         assert_eq!(faults, Faults { repeated: faults.repeated, ..Faults::default() });
     }
+}
+
+#[test]
+fn a_successor_that_dies_when_its_predecessor_has_just_left_is_followed_by_another() {
+    let (quad, wire) = Quad::streaming("justleft", &[]);
+    let old = encode(&quad);
+    assert!(quad.run(&["swap", "encode"]).status.success());
+    let new = encode(&quad);
+    // So that it learns of both ends at once.
+    let supervisor = Pid::from_raw(quad.supervisor() as i32);
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    let gone = |process: &serde_json::Value| is_gone(process["pid"].as_u64().unwrap() as u32);
+    assert!(within(PATIENCE, || gone(&old)));
+    end(&new["pid"]);
+    assert!(within(PATIENCE, || gone(&new)));
+    kill(supervisor, Signal::SIGCONT).unwrap();
+    let units = wire.units();
+    assert!(within(PATIENCE, || wire.units() >= units + 30), "{}", quad.log("supervisor"));
+    quad.down();
 }

@@ -397,7 +397,9 @@ impl Unit {
         // Fenced means that a successor is at work. Where nobody is, because that one died too, the stream waits for us.
         let fenced_for_nobody =
             ending == Ending::Code(i32::from(Exit::Fenced.code())) && !info.is_some_and(|info| info.held);
-        if !asked_for && !fenced_for_nobody && !ending.restarts() {
+        // So does one that handed over and has left, where its successor died in that very moment.
+        let left_for_nobody = ending == Ending::Code(0) && info.is_some_and(|info| !info.held && info.pid != pid);
+        if !asked_for && !fenced_for_nobody && !left_for_nobody && !ending.restarts() {
             match ending {
                 Ending::Code(0) => tracing::info!(kernel = %self.kernel, pid, %ending, "Ended and is not restarted"),
                 _ => {

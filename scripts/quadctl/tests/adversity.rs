@@ -5,10 +5,16 @@
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::{Instance, code, send, stderr, wait};
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use shm_protocol::lease::KernelState;
 use shm_protocol::names;
 
@@ -36,6 +42,16 @@ fn who_asks_while_no_lease_table_can_be_made_is_answered_and_down_ends_in_order(
     instance.assert_gone();
 }
 
+/// The second process of the encoder, once it has stopped itself.
+fn stands_still(instance: &Instance) -> u32 {
+    let stopped = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    };
+    let second = || instance.starts("encode.main").get(1).map(|(pid, _)| *pid).filter(stopped);
+    wait(PATIENCE, second).unwrap()
+}
+
 /// Simulated: a stand-in that takes the lock by hand, writes nothing and stops itself.
 #[test]
 fn a_process_that_stands_still_between_its_lock_and_its_name_is_replaced() {
@@ -50,7 +66,7 @@ fn a_process_that_stands_still_between_its_lock_and_its_name_is_replaced() {
         if !in_order {
             send(before.pid, Signal::SIGKILL);
         }
-        wait(PATIENCE, || (instance.starts("encode.main").len() >= 2).then_some(())).unwrap();
+        stands_still(&instance);
         instance.withdraw("encode.main.mute");
         instance.next_epoch("encode.main", before.epoch);
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
@@ -76,4 +92,62 @@ fn a_process_that_stands_still_between_its_last_word_and_its_end_is_replaced() {
     let began = Instant::now();
     instance.next_epoch("encode.main", before.epoch);
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+/// A process that SIGKILL does not end, as long as this lives: a tracer stops it on its way out, before it lets go of
+/// anything.
+struct Undead {
+    over: Arc<AtomicBool>,
+    tracer: Option<JoinHandle<()>>,
+}
+
+impl Undead {
+    /// `None`: tracing is not allowed here.
+    fn seize(pid: u32) -> Option<Undead> {
+        let over = Arc::<AtomicBool>::default();
+        let (tell, told) = std::sync::mpsc::channel();
+        let stop = Arc::clone(&over);
+        let tracer = std::thread::spawn(move || {
+            let pid = Pid::from_raw(pid as i32);
+            let seized = ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACEEXIT).is_ok();
+            let _ = tell.send(seized);
+            while seized && !stop.load(Ordering::Relaxed) {
+                let _ = waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let _ = ptrace::detach(pid, None);
+        });
+        told.recv().unwrap().then_some(Undead { over, tracer: Some(tracer) })
+    }
+}
+
+impl Drop for Undead {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _ = self.tracer.take().unwrap().join();
+    }
+}
+
+/// Simulated, as above; and it does not die of being killed.
+#[test]
+fn a_process_that_does_not_die_between_its_lock_and_its_name_is_succeeded() {
+    let instance = Instance::new("muteundead");
+    assert_eq!(code(&instance.up(&[])), 0);
+    let before = instance.lease("encode.main").unwrap();
+    instance.order("encode.main.mute", "");
+    send(before.pid, Signal::SIGKILL);
+    let mute = stands_still(&instance);
+    let Some(undead) = Undead::seize(mute) else {
+        println!("skipped: tracing is not allowed here");
+        return;
+    };
+    instance.withdraw("encode.main.mute");
+    let after = instance.next_epoch("encode.main", before.epoch);
+    assert_ne!(after.pid, mute);
+    let log = instance.log("supervisor");
+    assert!(log.contains("Killed and does not die: its lease is taken from it"), "{log}");
+    assert!(std::path::Path::new(&format!("/proc/{mute}")).exists());
+    drop(undead);
+    wait(PATIENCE, || (!std::path::Path::new(&format!("/proc/{mute}")).exists()).then_some(())).unwrap();
+    assert_eq!(instance.lease("encode.main").unwrap().pid, after.pid);
 }

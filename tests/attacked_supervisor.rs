@@ -66,6 +66,20 @@ fn damaged_files_of_the_runtime_directory_neither_stop_the_stream_nor_its_superv
     assert!(within(PATIENCE, told), "the status says so too: {}", quad.status().1);
     let units = wire.units();
     assert!(within(PATIENCE, || wire.units() >= units + 30), "{}", quad.log("encode.main"));
+    // The damaged file is still there when the supervisor begins anew in its process, and when another one comes, whose
+    // settings of live keys are to be written to that very file. Neither may leave the kernels alone.
+    std::fs::remove_file(runtime.join("supervisor.pid")).unwrap();
+    assert!(within(PATIENCE, healed), "{}", quad.log("supervisor"));
+    send(supervisor, Signal::SIGKILL);
+    assert!(within(PATIENCE, || quad.status().1["supervisor"].is_null()));
+    std::fs::write(runtime.join("overrides.toml"), "{{{{").unwrap();
+    let output = quad.up(&[]);
+    assert!(output.status.success() && said(&output).contains("adopted 4 running kernels"), "{}", said(&output));
+    assert!(said(&output).contains("overrides.toml held is not in effect"), "{}", said(&output));
+    let supervisor = quad.supervisor();
+    let killed = quad.pid(Part::Capture);
+    send(killed, Signal::SIGKILL);
+    assert!(within(PATIENCE, || quad.pid(Part::Capture) != killed && quad.status().0 == Some(0)));
     // The whole directory goes, with the log and the socket; the same process supervises anew.
     std::fs::remove_dir_all(&runtime).unwrap();
     assert!(within(PATIENCE, || runtime.join("supervisor.sock").exists()));

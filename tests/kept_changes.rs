@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use system_tests::bitstream::{Unit, units};
 use system_tests::build::binaries;
 use system_tests::pipeline::{Part, free_rtp_port};
+use system_tests::processes::is_gone;
 use system_tests::quad::{Quad, said};
 use system_tests::tools::within;
 use system_tests::wire::{Faults, Wire, in_order};
@@ -39,6 +40,38 @@ fn end(pid: &serde_json::Value) {
     kill(Pid::from_raw(pid.as_i64().unwrap() as i32), Signal::SIGKILL).unwrap();
 }
 
+/// Another maker's encoder, which is ours and counts its starts.
+struct Acme {
+    binary: PathBuf,
+    starts: PathBuf,
+}
+
+impl Acme {
+    fn new(quad: &Quad) -> Acme {
+        let starts = quad.pipeline.folder().join("starts");
+        let work = format!("echo start >> {}\nexec {}/kernel-c-encode \"$@\"", starts.display(), binaries().display());
+        let name = identity().replace("kernel-c-encode", "acme-encode");
+        Acme { binary: maker(quad.pipeline.folder(), "acme-2026", &name, &work), starts }
+    }
+
+    fn started(&self) -> usize {
+        std::fs::read_to_string(&self.starts).unwrap_or_default().lines().count()
+    }
+
+    /// To it, with a setting.
+    fn swap(&self, quad: &Quad) {
+        let swap = quad.run(&["swap", "encode", "--binary", self.binary.to_str().unwrap(), "--set", "encode.gop=10"]);
+        assert!(swap.status.success(), "{}", said(&swap));
+        assert_eq!(self.started(), 1);
+    }
+}
+
+/// Whether the setting of the swap to [`Acme`] is kept.
+fn kept(quad: &Quad) -> bool {
+    std::fs::read_to_string(quad.pipeline.runtime().join("overrides.toml"))
+        .is_ok_and(|text| text.contains("encode.gop"))
+}
+
 /// Kills the encoder and waits for frames of the next one.
 fn kill_encoder(quad: &Quad, wire: &Wire) {
     let before = encode(quad);
@@ -56,15 +89,10 @@ fn what_set_and_swap_changed_outlives_kernels_and_supervisor() {
     let quad = Quad::new("kept", port);
     let output = quad.up(&[]);
     assert!(output.status.success(), "{}", said(&output));
-    let starts = quad.pipeline.folder().join("starts");
-    let work = format!("echo start >> {}\nexec {}/kernel-c-encode \"$@\"", starts.display(), binaries().display());
-    let acme = identity().replace("kernel-c-encode", "acme-encode");
-    let acme = maker(quad.pipeline.folder(), "acme-2026", &acme, &work);
-    let started = || std::fs::read_to_string(&starts).unwrap_or_default().lines().count();
+    let acme = Acme::new(&quad);
+    let started = || acme.started();
     assert!(quad.run(&["set", "encode.bitrate_kbps=2345"]).status.success());
-    let swap = quad.run(&["swap", "encode", "--binary", acme.to_str().unwrap(), "--set", "encode.gop=10"]);
-    assert!(swap.status.success(), "{}", said(&swap));
-    assert_eq!(started(), 1);
+    acme.swap(&quad);
     // An IDR every 10 frames at the most, and the bitrate that was set.
     let holds = |since: usize| {
         let packets = wire.packets();
@@ -76,7 +104,7 @@ fn what_set_and_swap_changed_outlives_kernels_and_supervisor() {
         assert_eq!(encode["counters"]["target_kbps"], 2345, "{encode}");
     };
     // The predecessor of the swap must be gone, or the death is its business.
-    std::thread::sleep(Duration::from_millis(1500));
+    assert!(within(PATIENCE, || kept(&quad)));
     let since = wire.count();
     kill_encoder(&quad, &wire);
     assert_eq!((started(), encode(&quad)["restarts"].as_u64(), encode(&quad)["swaps"].as_u64()), (2, Some(1), Some(1)));
@@ -91,7 +119,7 @@ fn what_set_and_swap_changed_outlives_kernels_and_supervisor() {
     assert_eq!((started(), encode(&quad)["restarts"].as_u64(), encode(&quad)["swaps"].as_u64()), (3, Some(2), Some(1)));
     holds(since);
     // A binary that is gone: the stream goes on with the build's own, and one line says so.
-    std::fs::remove_file(&acme).unwrap();
+    std::fs::remove_file(&acme.binary).unwrap();
     kill_encoder(&quad, &wire);
     kill_encoder(&quad, &wire);
     assert_eq!(started(), 3);
@@ -156,8 +184,8 @@ fn a_successor_that_dies_at_work_leaves_an_encoder_with_all_its_figures() {
     assert!(output.status.success(), "{}", said(&output));
     assert!(within(PATIENCE, || wire.units() >= 30));
     let old = encode(&quad);
-    let swap = quad.run(&["swap", "encode"]);
-    assert!(swap.status.success(), "{}", said(&swap));
+    let acme = Acme::new(&quad);
+    acme.swap(&quad);
     // Within its probation: the predecessor is still there and goes on.
     let new = encode(&quad);
     end(&new["pid"]);
@@ -170,6 +198,10 @@ fn a_successor_that_dies_at_work_leaves_an_encoder_with_all_its_figures() {
     assert_eq!((&now["pid"], &now["cpus"], &now["version"]), (&old["pid"], &old["cpus"], &old["version"]), "{now}");
     let units = wire.units();
     assert!(within(PATIENCE, || wire.units() >= units + 30));
+    // What starts next is what ran before, with its settings; the epoch of the swap is no restart.
+    kill_encoder(&quad, &wire);
+    let now = encode(&quad);
+    assert_eq!((acme.started(), kept(&quad), &now["restarts"], &now["swaps"]), (1, false, &2.into(), &1.into()));
     // It is the one under supervision, also for those who ask now.
     let restart = quad.run(&["restart", "encode"]);
     assert!(restart.status.success(), "{}", said(&restart));
@@ -178,4 +210,53 @@ fn a_successor_that_dies_at_work_leaves_an_encoder_with_all_its_figures() {
     quad.down();
     let (_, faults) = in_order(&wire.packets());
     assert_eq!(faults, Faults { repeated: faults.repeated, ..Faults::default() });
+}
+
+#[test]
+fn a_supervisor_that_dies_in_a_swaps_probation_leaves_its_end_to_the_next() {
+    for proves_itself in [true, false] {
+        let (quad, wire) = Quad::streaming("probation", &[]);
+        let acme = Acme::new(&quad);
+        acme.swap(&quad);
+        let supervisor = quad.supervisor();
+        kill(Pid::from_raw(supervisor as i32), Signal::SIGKILL).unwrap();
+        if !proves_itself {
+            end(&encode(&quad)["pid"]);
+            let back = || encode(&quad)["epoch"] == 3 && encode(&quad)["state"] == "running";
+            assert!(within(PATIENCE, back), "{}", encode(&quad));
+        }
+        assert!(within(PATIENCE, || quad.status().1["supervisor"].is_null()));
+        let output = quad.up(&[]);
+        assert!(output.status.success() && said(&output).contains("adopted 4 running kernels"), "{}", said(&output));
+        if proves_itself {
+            assert!(within(PATIENCE, || kept(&quad)), "{}", quad.log("supervisor"));
+        } else {
+            let told = || quad.log("supervisor").contains("failed in its probation");
+            assert!(within(PATIENCE, told), "{}", quad.log("supervisor"));
+        }
+        kill_encoder(&quad, &wire);
+        assert_eq!((acme.started(), kept(&quad)), if proves_itself { (2, true) } else { (1, false) });
+        quad.down();
+        let (_, faults) = in_order(&wire.packets());
+        assert_eq!(faults, Faults { repeated: faults.repeated, ..Faults::default() });
+    }
+}
+
+#[test]
+fn a_successor_that_dies_when_its_predecessor_has_just_left_is_followed_by_another() {
+    let (quad, wire) = Quad::streaming("justleft", &[]);
+    let old = encode(&quad);
+    assert!(quad.run(&["swap", "encode"]).status.success());
+    let new = encode(&quad);
+    // So that it learns of both ends at once.
+    let supervisor = Pid::from_raw(quad.supervisor() as i32);
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    let gone = |process: &serde_json::Value| is_gone(process["pid"].as_u64().unwrap() as u32);
+    assert!(within(PATIENCE, || gone(&old)));
+    end(&new["pid"]);
+    assert!(within(PATIENCE, || gone(&new)));
+    kill(supervisor, Signal::SIGCONT).unwrap();
+    let units = wire.units();
+    assert!(within(PATIENCE, || wire.units() >= units + 30), "{}", quad.log("supervisor"));
+    quad.down();
 }

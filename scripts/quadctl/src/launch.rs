@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use kernel_host::config::{Config, Overrides, locate};
-use kernel_host::exit::{Exit, Failure};
+use kernel_host::exit::{Exit, Failure, chain};
 use kernel_host::name::{KernelName, Kind};
 use kernel_host::pin::online_cpus;
 use kernel_host::runtime::RuntimeDir;
@@ -62,9 +62,9 @@ impl Launch {
         })
     }
 
-    /// The configuration in effect: file, overrides of `set` and `swap`, `--set`.
+    /// The configuration in effect: file, overrides of `set` and `swap` as far as they can be read, `--set`.
     pub fn configuration(&self, runtime: &RuntimeDir) -> Result<Config, Failure> {
-        let overrides = Overrides::load(&runtime.overrides())?;
+        let (overrides, _) = kept_overrides(runtime);
         let config = Config::load_with(self.config.as_deref(), &overrides, &self.sets)?;
         config.validate_cpus(&online_cpus()?)?;
         Ok(config)
@@ -96,7 +96,7 @@ impl Launch {
     /// `set`.
     ///
     /// # Errors
-    /// What is wrong with a setting, or with the file of overrides.
+    /// What is wrong with a setting, or why the overrides cannot be written.
     pub fn keep_live_sets(&mut self, runtime: &RuntimeDir) -> Result<(), Failure> {
         let is_live = |set: &String| {
             set.split_once('=').is_some_and(|(key, _)| locate(key.trim()).is_ok_and(|located| located.info.live))
@@ -106,12 +106,38 @@ impl Launch {
         if live.is_empty() {
             return Ok(());
         }
-        let mut overrides = Overrides::load(&runtime.overrides())?;
+        let mut overrides = overrides_to_change(runtime);
         for set in &live {
             overrides.set(set)?;
         }
         Ok(overrides.save(&runtime.overrides())?)
     }
+}
+
+/// The overrides that `set` and `swap` have left, or none and why they are not in effect. A damaged file must keep
+/// nobody from supervising a stream that goes on: kernels start without what it held, too.
+pub fn kept_overrides(runtime: &RuntimeDir) -> (Overrides, Option<String>) {
+    match Overrides::load(&runtime.overrides()) {
+        Ok(overrides) => (overrides, None),
+        Err(error) => {
+            let path = runtime.overrides();
+            (Overrides::default(), Some(format!("What {} held is not in effect: {}", path.display(), chain(&error))))
+        }
+    }
+}
+
+/// The overrides, for somebody who will write them anew. A damaged file is put aside, so that a person can look at what
+/// it held.
+pub fn overrides_to_change(runtime: &RuntimeDir) -> Overrides {
+    let (overrides, lost) = kept_overrides(runtime);
+    if let Some(lost) = lost {
+        let path = runtime.overrides();
+        let aside = path.with_extension("toml.damaged");
+        tracing::error!(aside = %aside.display(), "{lost}; the file is put aside");
+        // If that fails it is written over, which is no worse.
+        let _ = fs::rename(&path, &aside);
+    }
+    overrides
 }
 
 /// The directory of the build that this command belongs to: QUAD_BIN_DIR, else where its own program lies.
@@ -171,6 +197,26 @@ mod tests {
         launch.keep_live_sets(&runtime).unwrap();
         assert_eq!(launch.sets, ["capture.fps=30"]);
         assert_eq!(launch.configuration(&runtime).unwrap(), before);
+    }
+
+    #[test]
+    fn damaged_overrides_are_left_out_and_put_aside_before_others_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = RuntimeDir::locate_in(folder.path(), "demo").unwrap();
+        runtime.create().unwrap();
+        for damaged in [&b"{{{{"[..], &[0xff; 9], b"\"encode.nothing\" = 1\n"] {
+            fs::write(runtime.overrides(), damaged).unwrap();
+            let mut launch = Launch { sets: vec!["capture.fps=30".into()], ..Launch::default() };
+            let bare = Config::load(None, &launch.sets).unwrap();
+            assert_eq!(launch.configuration(&runtime).unwrap(), bare);
+            assert!(kept_overrides(&runtime).1.unwrap().contains("overrides.toml"));
+            launch.keep_live_sets(&runtime).unwrap();
+            assert_eq!(fs::read(runtime.overrides()).unwrap(), damaged, "nothing to write, nothing touched");
+            launch.sets.push("encode.bitrate_kbps=5000".into());
+            launch.keep_live_sets(&runtime).unwrap();
+            assert_eq!(fs::read_to_string(runtime.overrides()).unwrap(), "\"encode.bitrate_kbps\" = 5000\n");
+            assert_eq!(fs::read(runtime.path().join("overrides.toml.damaged")).unwrap(), damaged);
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use shm_protocol::names;
 
 use super::{say, warn};
 use crate::Start;
-use crate::launch::Launch;
+use crate::launch::{Launch, kept_overrides};
 use crate::preflight;
 use crate::process::last_line;
 use crate::supervisor::first_frame::Outcome;
@@ -31,6 +31,9 @@ pub fn run(instance: &str, start: &Start, foreground: bool) -> Result<u8, Failur
         return Err(already_running(instance, Some(pid)));
     }
     preflight::check(instance, &config, &launch)?;
+    if let (_, Some(lost)) = kept_overrides(&runtime) {
+        warn(&format!("quad: {lost}"));
+    }
     warn_of_adopted(instance, &runtime, &launch);
     // Also the sockets of kernels lie there: too long a path is told now.
     runtime.supervisor_socket()?;

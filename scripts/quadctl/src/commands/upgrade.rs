@@ -15,13 +15,13 @@ use kernel_host::identity::Identity;
 use kernel_host::name::KernelName;
 use kernel_host::runtime::RuntimeDir;
 use kernel_host::status::{collect, supervisor_pid};
-use kernel_host::swaps::Swaps;
 
 use super::{ask_supervisor, say, warn};
 use crate::launch::{Launch, bin_dir};
 use crate::probe::{self, Speaks};
 use crate::process::last_line;
 use crate::supervisor::control::{Request, ask};
+use crate::supervisor::probation::swapped_binary;
 use crate::supervisor::swap::SWAP_LIMIT;
 use crate::supervisor::{QUADCTL, Renewal, command_line};
 use crate::teardown::clear_for_other_layout;
@@ -117,7 +117,6 @@ fn check(
     if !line.starts_with("quad ") {
         return Err(refused(format!("{} is not quadctl: it answers --version with {line:?}", quadctl.display())));
     }
-    let swaps = Swaps::load(&runtime.swaps());
     let mut kernels: Vec<New> = Vec::new();
     for kernel in config.kernels() {
         let new = bin_dir.join(kernel.kind.binary());
@@ -126,7 +125,7 @@ fn check(
             let text = format!("{} holds kernels of two layouts: {} and {identity}", bin_dir.display(), other.identity);
             return Err(refused(text));
         }
-        let own_binary = swaps.of(&kernel).binary.filter(|binary| binary.is_file());
+        let own_binary = swapped_binary(runtime, &kernel).filter(|binary| binary.is_file());
         if let Some(own) = &own_binary
             && !probe::kernel(own, kernel.kind)?.shares(identity.layout_hash)
         {

@@ -3,8 +3,10 @@
 
 pub mod backoff;
 pub mod control;
+pub mod doomed;
 pub mod fifo;
 pub mod first_frame;
+pub mod probation;
 mod renew;
 pub mod rotate;
 mod start;
@@ -138,12 +140,17 @@ impl Supervisor {
     /// One turn; returns when the next is due.
     fn turn(&mut self, now: Instant) -> Instant {
         if !self.table.is_whole() && !self.renew_table(now) {
+            // Whoever asks is answered all the same, `quad down` above all: who waits at a socket that nobody reads
+            // keeps this loop from sleeping.
+            self.serve(now);
+            self.answer_waiting(now);
             return now + renew::TRY_AGAIN;
         }
         let context =
             Context { instance: &self.instance, runtime: &self.runtime, launch: &self.launch, table: &self.table };
         for unit in &mut self.units {
             unit.reap(&context, now);
+            unit.look_at_probation(&context, now);
             unit.start_due(&context, now);
             self.watchdog.look(unit, &context, now);
         }
@@ -295,7 +302,7 @@ impl Supervisor {
             let holder = info.as_ref().filter(|info| info.held).map(|info| info.pid);
             let main = unit.main.as_ref().map(|main| main.process.pid);
             let settled = main.is_none() || holder.is_none() || holder == main;
-            if !settled && now < waiting.asked + RESTART_LIMIT {
+            if !(settled && unit.probation.is_none()) && now < waiting.asked + RESTART_LIMIT {
                 continue;
             }
             (waiting.begun, waiting.asked, waiting.epoch) = (true, now, info.map_or(0, |info| info.epoch));
@@ -366,6 +373,7 @@ impl Supervisor {
         let located = locate(key)?;
         Config::load_with(self.launch.config.as_deref(), &overrides, &self.launch.sets)?;
         overrides.save(&self.runtime.overrides())?;
+        self.units.iter_mut().for_each(|unit| unit.set_in_probation(&self.runtime, key));
         let concerned: Vec<&Unit> = self
             .units
             .iter()

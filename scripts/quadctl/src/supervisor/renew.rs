@@ -50,6 +50,9 @@ impl Supervisor {
         let processes: Vec<&Process> = self.units.iter().flat_map(Unit::processes).collect();
         wait_all(&processes, DEATH_PATIENCE);
         self.units.iter_mut().for_each(|unit| unit.begin_anew(now));
+        for swap in std::mem::take(&mut self.swaps) {
+            self.clients.push(swap.abandon("the lease table was damaged and every kernel begins anew"));
+        }
         // Puts the damaged one away, unless somebody who came first has done so.
         match LeaseTable::join(&self.instance) {
             Ok(table) => self.table = table,
@@ -64,9 +67,6 @@ impl Supervisor {
         }
         self.table_failure = None;
         forget_swap_counts(&self.runtime);
-        for swap in std::mem::take(&mut self.swaps) {
-            self.clients.push(swap.abandon("the lease table was damaged and every kernel begins anew"));
-        }
         // Whatever epoch comes next is the one they wait for.
         self.waiting.iter_mut().for_each(|waiting| waiting.epoch = 0);
         true

@@ -19,12 +19,13 @@ use shm_protocol::names;
 
 use super::control::Listener;
 use super::first_frame::FirstFrame;
+use super::probation::Probation;
 use super::renew::forget_swap_counts;
 use super::unit::Unit;
 use super::watchdog::Watchdog;
 use super::{Supervisor, fifo};
-use crate::launch::Launch;
-use crate::process::{end_all, holder, read_pid_file};
+use crate::launch::{Launch, kept_overrides};
+use crate::process::{Process, end_all, holder, read_pid_file};
 use crate::teardown::{STOP_PATIENCE, is_session, standby_pid_file};
 
 /// How a supervisor was started.
@@ -51,6 +52,9 @@ impl Supervisor {
         runtime.create()?;
         let lock = lock(&runtime)?;
         let config = launch.configuration(&runtime)?;
+        if let (_, Some(lost)) = kept_overrides(&runtime) {
+            tracing::error!("{lost}");
+        }
         launch.keep_live_sets(&runtime)?;
         launch.save(&runtime)?;
         // What a killed run left; while one of its kernels lives nothing is touched, and it is adopted.
@@ -71,12 +75,32 @@ impl Supervisor {
             let mut unit = Unit::new(kernel.clone(), cpus, config.standby(&kernel), stdin, &runtime);
             // By its pid file: one that was started just before its supervisor died and has no lease yet.
             let early = || read_pid_file(&runtime.pid(&kernel)).filter(|process| !process.ended());
-            if let Some(process) = holder(&table, &unit.lease).or_else(early) {
-                unit.adopt(process, &runtime);
+            let holder = holder(&table, &unit.lease);
+            unit.probation = Probation::load(&runtime, &kernel);
+            let both = unit.probation.as_ref().and_then(|probation| probation.both(holder.as_ref()));
+            if let Some((predecessor, successor)) = both {
+                unit.adopt(predecessor, &runtime);
+                unit.adopt_standby(successor, &runtime);
+                return unit;
             }
-            let standby = read_pid_file(&standby_pid_file(&runtime, &kernel));
-            if let Some(process) = standby.filter(|process| !process.ended()) {
-                unit.adopt_standby(process, &runtime);
+            let main = holder.or_else(early);
+            let standby = read_pid_file(&standby_pid_file(&runtime, &kernel)).filter(|process| !process.ended());
+            // One whose lease was taken by force does not die; the file named it still when that supervisor did.
+            let (forced, main) = match main {
+                Some(process) if is_forced_out(&table, &unit.lease, &process) => (Some(process), None),
+                main => (None, main),
+            };
+            forced.into_iter().for_each(|process| unit.adopt_forced_out(process));
+            // With nobody at work, who waits for the lease is the one to take it.
+            match (main, standby) {
+                (None, Some(process)) => {
+                    let _ = std::fs::remove_file(standby_pid_file(&runtime, &kernel));
+                    unit.adopt(process, &runtime);
+                }
+                (main, standby) => {
+                    main.into_iter().for_each(|process| unit.adopt(process, &runtime));
+                    standby.into_iter().for_each(|process| unit.adopt_standby(process, &runtime));
+                }
             }
             unit
         });
@@ -103,6 +127,14 @@ impl Supervisor {
             lock,
         })
     }
+}
+
+/// Whether a process lost its kernel's lease by force and nobody has taken it since.
+fn is_forced_out(table: &LeaseTable, lease: &str, process: &Process) -> bool {
+    table
+        .find(lease)
+        .map(|index| table.info(index))
+        .is_some_and(|info| info.forced && (info.pid, info.start_time) == (process.pid, process.start_time))
 }
 
 /// The lock on the pid file: one supervisor an instance, and gone with its process.

@@ -7,15 +7,15 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kernel_host::config::{Config, Overrides};
+use kernel_host::config::Config;
 use kernel_host::exit::Exit;
 use kernel_host::name::KernelName;
-use kernel_host::swaps::Swaps;
 use shm_protocol::lease::{KernelState, start_time};
 use shm_protocol::telemetry::TelemetryReader;
 
 use super::control::{Client, Reply};
 use super::unit::{Context, Unit};
+use crate::launch::kept_overrides;
 use crate::process::Signal;
 
 /// A successor opens its devices and is ready within a second or two; what takes longer is stuck.
@@ -98,7 +98,8 @@ impl Swap {
         let Some(successor) = self.successor else {
             // The one who handed over in an earlier swap stands by through its successor's probation; until that is
             // over neither of the two may be disturbed.
-            let settled = unit.main.as_ref().is_some_and(|main| main.process.pid == info.pid);
+            let settled =
+                unit.probation.is_none() && unit.main.as_ref().is_some_and(|main| main.process.pid == info.pid);
             if !settled && now < self.asked + SWAP_LIMIT {
                 return Progress::Under;
             }
@@ -118,7 +119,7 @@ impl Swap {
             let carries = TelemetryReader::open(context.instance, &unit.lease, info.epoch)
                 .is_some_and(|page| page.snapshot().frames > 0);
             if carries {
-                self.keep(unit, context);
+                unit.begin_probation(context, &self.wanted, &info);
                 let text = format!("{name} was swapped within {ms} ms: epoch {}, process {}", info.epoch, info.pid);
                 return Progress::Done(Reply::done(text));
             }
@@ -143,7 +144,7 @@ impl Swap {
             return Progress::Failed(Reply::failed(Exit::Temporary, text));
         }
         if now > self.asked + SWAP_LIMIT && info.pid == successor && info.held && info.state == KernelState::Running {
-            self.keep(unit, context);
+            unit.begin_probation(context, &self.wanted, &info);
             let text =
                 format!("{name} was swapped, and no frame has come since: epoch {}, process {}", info.epoch, info.pid);
             return Progress::Done(Reply::done(text));
@@ -161,29 +162,11 @@ impl Swap {
         }
         Progress::Under
     }
-
-    /// The settings survive restarts from now on.
-    fn keep(&self, unit: &mut Unit, context: &Context<'_>) {
-        unit.set_binary(self.wanted.binary.clone());
-        let path = context.runtime.swaps();
-        let mut swaps = Swaps::load(&path);
-        swaps.swapped(&self.kernel, self.wanted.binary.clone());
-        if let Err(error) = swaps.save(&path) {
-            tracing::error!(%error, path = %path.display(), "The swap is not counted, and its binary holds until the next start");
-        }
-        let kept = Overrides::load(&context.runtime.overrides()).and_then(|mut overrides| {
-            self.wanted.sets.iter().try_for_each(|set| overrides.set(set))?;
-            overrides.save(&context.runtime.overrides())
-        });
-        if let Err(error) = kept {
-            tracing::error!(%error, "The settings of the swap hold until the next restart only");
-        }
-    }
 }
 
 /// Whether the successor would find its configuration right.
 fn configuration(context: &Context<'_>, wanted: &Wanted) -> Result<(), kernel_host::exit::Failure> {
-    let overrides = Overrides::load(&context.runtime.overrides())?;
+    let (overrides, _) = kept_overrides(context.runtime);
     let sets: Vec<String> = context.launch.sets.iter().chain(&wanted.sets).cloned().collect();
     Config::load_with(context.launch.config.as_deref(), &overrides, &sets)?;
     Ok(())

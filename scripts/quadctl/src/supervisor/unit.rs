@@ -14,15 +14,18 @@ use shm_protocol::lease::{KernelState, LeaseInfo, LeaseTable};
 use shm_protocol::telemetry::TelemetryReader;
 
 use super::backoff::{Backoff, Ending};
+use super::doomed::{Doomed, Killed};
+use super::probation::Probation;
 use super::rotate::open_log;
 use super::swap::Wanted;
+use super::watchdog::Unnamed;
 use crate::launch::Launch;
 use crate::process::{Process, Signal, last_line, write_pid_file};
 use crate::teardown::standby_pid_file;
 
 /// How long after a takeover the next standby starts. Its start and warm-up take a processor's whole time for some
 /// tenths of a second, just when the one that took over works off what has waited.
-const STANDBY_AFTER: Duration = Duration::from_millis(500);
+pub(super) const STANDBY_AFTER: Duration = Duration::from_millis(500);
 /// What belongs to the service manager of the supervisor, not to kernels.
 const MANAGER_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "QUAD_READY_FD"];
 
@@ -89,8 +92,8 @@ pub struct Unit {
     pub main: Option<Running>,
     /// The process that waits.
     pub standby: Option<Running>,
-    /// Killed processes whose lease was taken from them and which do not die.
-    pub doomed: Vec<Running>,
+    /// Killed processes that are waited for no more.
+    pub doomed: Vec<Doomed>,
     /// When to start the next; `None` when one runs or none is wanted.
     pub start_at: Option<Instant>,
     /// The next ending was asked for and is followed by a start.
@@ -99,10 +102,14 @@ pub struct Unit {
     pub left: Option<Ending>,
     /// How the last process ended.
     pub last_ending: Option<Ending>,
-    /// When a hung holder of this epoch was killed.
-    pub killed: Option<(Instant, u64)>,
-    /// Since when nobody has held the lease although a process is there to take it.
-    pub unheld_since: Option<Instant>,
+    /// The process that was killed by the watchdog and may still be there.
+    pub killed: Option<Killed>,
+    /// Since when nobody has held the lease although this process is there to take it.
+    pub unheld_since: Option<(Instant, u32)>,
+    /// The lease is held while its record names nobody who could hold it.
+    pub unnamed: Option<Unnamed>,
+    /// A swap's successor has yet to prove itself.
+    pub probation: Option<Probation>,
     /// How the last process ended that was to take over in a swap or stood by.
     pub standby_ending: Option<(u32, Ending)>,
     cpus: Option<String>,
@@ -134,6 +141,8 @@ impl Unit {
             last_ending: None,
             killed: None,
             unheld_since: None,
+            unnamed: None,
+            probation: None,
             standby_ending: None,
             cpus,
             binary: Swaps::load(&runtime.swaps()).of(&kernel_name).binary,
@@ -169,7 +178,13 @@ impl Unit {
 
     /// Every living process.
     pub fn processes(&self) -> impl Iterator<Item = &Process> {
-        self.main.iter().chain(&self.standby).chain(&self.doomed).map(|running| &running.process)
+        let doomed = self.doomed.iter().map(|doomed| &doomed.running);
+        self.main.iter().chain(&self.standby).chain(doomed).map(|running| &running.process)
+    }
+
+    /// One more death without progress: how long to wait before the next start.
+    pub fn death_without_progress(&mut self) -> Duration {
+        self.backoff.death(false)
     }
 
     /// Deaths without progress in a row.
@@ -204,8 +219,10 @@ impl Unit {
                 }
             }
         }
-        // A standby of what does not run yet would be the first itself.
-        let settled = self.main.is_some() && context.info(&self.lease).is_some_and(|info| info.held);
+        // A standby of what does not run yet would be the first itself, and with a swap's successor on probation nobody
+        // knows yet what it is to be.
+        let settled =
+            self.main.is_some() && self.probation.is_none() && context.info(&self.lease).is_some_and(|info| info.held);
         if self.standby.is_none() && settled && self.standby_at.is_some_and(|at| at <= now) {
             self.standby_at = None;
             self.leave_missing_binary(context);
@@ -228,7 +245,7 @@ impl Unit {
         if let Some(standby) = self.standby.take() {
             // It holds nothing, and one that stands still would not hear anything milder.
             standby.process.signal(Signal::KILL);
-            self.doomed.push(standby);
+            self.doom(standby, Instant::now());
         }
     }
 
@@ -286,8 +303,10 @@ impl Unit {
     /// Begins anew after [`Unit::kill`], with a process that starts now. A kernel that had ended for good stays ended.
     pub fn begin_anew(&mut self, now: Instant) {
         self.collect();
-        self.doomed.extend(self.main.take().into_iter().chain(self.standby.take()));
-        self.doomed.retain(|running| !running.process.ended());
+        for running in self.main.take().into_iter().chain(self.standby.take()) {
+            self.doom(running, now);
+        }
+        self.doomed.retain(|doomed| !doomed.running.process.ended());
         (self.killed, self.restarting) = (None, false);
         if self.left.is_none() {
             self.start_at = Some(now);
@@ -329,7 +348,8 @@ impl Unit {
 
     /// Takes leave of the processes that ended, without starting others.
     pub fn collect(&mut self) {
-        for running in self.main.iter_mut().chain(&mut self.standby).chain(&mut self.doomed) {
+        let doomed = self.doomed.iter_mut().map(|doomed| &mut doomed.running);
+        for running in self.main.iter_mut().chain(&mut self.standby).chain(doomed) {
             if running.process.ended() {
                 running.ending(None);
             }
@@ -338,10 +358,10 @@ impl Unit {
 
     /// Sees to the processes that ended.
     pub fn reap(&mut self, context: &Context<'_>, now: Instant) {
-        self.doomed.retain_mut(|running| {
-            let ended = running.process.ended();
+        self.doomed.retain_mut(|doomed| {
+            let ended = doomed.running.process.ended();
             if ended {
-                running.ending(None);
+                doomed.running.ending(None);
             }
             !ended
         });
@@ -366,23 +386,20 @@ impl Unit {
         self.last_ending = Some(ending);
         self.killed = None;
         let asked_for = std::mem::take(&mut self.restarting);
-        if let Some(standby) = self.standby.take() {
-            let successor = standby.process.pid;
+        if let Some(successor) = self.promote_standby(context, now) {
             if ending == Ending::Code(0) {
                 tracing::info!(kernel = %self.kernel, pid, successor, "The predecessor has ended");
             } else {
                 tracing::warn!(kernel = %self.kernel, pid, %ending, successor, "The standby takes over");
             }
-            let _ = std::fs::remove_file(standby_pid_file(context.runtime, &self.kernel));
-            write_pid_file(&context.runtime.pid(&self.kernel), &standby.process);
-            self.main = Some(standby);
-            self.standby_at = self.wants_standby.then_some(now + STANDBY_AFTER);
             return;
         }
         // Fenced means that a successor is at work. Where nobody is, because that one died too, the stream waits for us.
         let fenced_for_nobody =
             ending == Ending::Code(i32::from(Exit::Fenced.code())) && !info.is_some_and(|info| info.held);
-        if !asked_for && !fenced_for_nobody && !ending.restarts() {
+        // So does one that handed over and has left, where its successor died in that very moment.
+        let left_for_nobody = ending == Ending::Code(0) && info.is_some_and(|info| !info.held && info.pid != pid);
+        if !asked_for && !fenced_for_nobody && !left_for_nobody && !ending.restarts() {
             match ending {
                 Ending::Code(0) => tracing::info!(kernel = %self.kernel, pid, %ending, "Ended and is not restarted"),
                 _ => {

@@ -2,10 +2,13 @@
 //! by its link (kernel-a-capture, …) and told by files in the directory STAND_IN_DIR:
 //!
 //! `<kernel>.exit` holds a code to exit with before anything is done; `<kernel>.barren` makes it die before its first
-//! frame; `<kernel>.silent` keeps it from putting a frame on the wire. Every start appends its pid to `<kernel>.starts`.
+//! frame; `<kernel>.silent` keeps it from putting a frame on the wire; `<kernel>.mute` makes it stand still when it has
+//! its lease's lock and before it has said so, `<kernel>.lingering` when it has said that it stops and before it lets go.
+//! Every start appends its pid to `<kernel>.starts`.
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,8 +16,10 @@ use std::time::Duration;
 use kernel_host::args::KernelArgs;
 use kernel_host::name::{KernelName, Kind};
 use kernel_host::signals::Stop;
+use nix::fcntl::{FcntlArg, fcntl};
 use shm_protocol::clock::monotonic_ns;
-use shm_protocol::lease::{Candidate, Lease, LeaseTable};
+use shm_protocol::lease::{Candidate, KernelState, Lease, LeaseTable};
+use shm_protocol::names;
 use shm_protocol::telemetry::{Counter, Measure, Telemetry};
 
 struct Orders {
@@ -73,6 +78,11 @@ fn run(args: &KernelArgs, orders: &Orders) -> Result<(), Box<dyn std::error::Err
     let table = LeaseTable::join(&args.instance)?;
     let mut candidate = Candidate::enter(&table, &name, true)?;
     candidate.ready();
+    if orders.told("mute") {
+        let _lock = lock_by_hand(&args.instance, &table, &name)?;
+        stand_still();
+        return Ok(());
+    }
     let lease: Lease = loop {
         match candidate.try_activate()? {
             Ok(lease) => break lease,
@@ -105,6 +115,42 @@ fn run(args: &KernelArgs, orders: &Orders) -> Result<(), Box<dyn std::error::Err
             std::process::exit(3);
         }
     }
+    if orders.told("lingering") {
+        // What `Lease::stop` writes before it lets go: PROTOCOL, leases.
+        let index = table.find(&name).ok_or("no record")? as u64;
+        let state = RECORD_BYTES * (index + 1) + STATE_AT;
+        table_file(&args.instance)?.write_all_at(&(KernelState::Stopped as u64).to_ne_bytes(), state)?;
+        stand_still();
+    }
     lease.stop();
     Ok(())
+}
+
+/// A lease record, and where its state lies in it.
+const RECORD_BYTES: u64 = 256;
+const STATE_AT: u64 = 64 + 3 * 8;
+
+fn table_file(instance: &str) -> std::io::Result<fs::File> {
+    let path = std::path::Path::new(names::SHM_DIR).join(names::leases(instance));
+    fs::OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// Waits for the lock of a lease that was never taken by force, and writes nothing (PROTOCOL, leases).
+fn lock_by_hand(instance: &str, table: &LeaseTable, name: &str) -> Result<fs::File, Box<dyn std::error::Error>> {
+    let index = table.find(name).ok_or("no record")? as i64;
+    let file = table_file(instance)?;
+    let byte = (1i64 << 32) + index * (1 << 20);
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: byte,
+        l_len: 1,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_OFD_SETLKW(&lock))?;
+    Ok(file)
+}
+
+fn stand_still() {
+    let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
 }

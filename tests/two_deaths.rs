@@ -71,7 +71,7 @@ fn killed_together(label: &str, sets: &[&[Part]], rounds: usize) {
     assert_eq!(faults, Faults { repeated: faults.repeated, ..Faults::default() });
     let made = units(&ordered);
     let stream: Vec<u8> = made.iter().flat_map(|unit| unit.annex_b()).collect();
-    let shown = shown(&stream, WIDTH, HEIGHT);
+    let shown = shown(&stream, WIDTH, HEIGHT, 30);
     println!(
         "{label}: {deaths} deaths, {} frames, worst block {}, {} packets repeated, longest gap {:?}",
         made.len(),

@@ -42,9 +42,9 @@ pub struct Pictures {
 }
 
 impl Pictures {
-    /// Of a pattern of that size; every so many of them are compared whole.
-    pub fn new(width: usize, height: usize, compare_every: u64) -> Pictures {
-        Pictures { verdict: Verdict::default(), width, compare_every, painted: Painted::new(width, height) }
+    /// Of a pattern of that size and rate; every so many of them are compared whole.
+    pub fn new(width: usize, height: usize, fps: u32, compare_every: u64) -> Pictures {
+        Pictures { verdict: Verdict::default(), width, compare_every, painted: Painted::new(width, height, fps) }
     }
 
     /// Takes the luma of the next picture, from its top as many rows as are decoded.
@@ -99,9 +99,10 @@ mod tests {
 
     const WIDTH: usize = 640;
     const HEIGHT: usize = 360;
+    const FPS: u32 = 50;
 
     fn painted(id: u64) -> Vec<u8> {
-        let fps = Rational { num: 60, den: 1 };
+        let fps = Rational { num: FPS, den: 1 };
         let (pixels, colour) = (PixelFormat::Nv12, Colour::BT709_LIMITED);
         let format = VideoFormat::packed(pixels, WIDTH as u32, HEIGHT as u32, fps, colour).unwrap();
         let mut frame = vec![0; format.frame_bytes() as usize];
@@ -112,7 +113,7 @@ mod tests {
     }
 
     fn verdict(frames: &[Vec<u8>]) -> Verdict {
-        let mut pictures = Pictures::new(WIDTH, HEIGHT, 1);
+        let mut pictures = Pictures::new(WIDTH, HEIGHT, FPS, 1);
         frames.iter().for_each(|frame| pictures.add(frame));
         pictures.verdict
     }

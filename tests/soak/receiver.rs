@@ -99,7 +99,7 @@ impl Receiver {
     ///
     /// # Errors
     /// When it does not.
-    pub fn start(program: Program, size: Size, folder: &Path) -> Result<Receiver> {
+    pub fn start(program: Program, size: Size, fps: u32, folder: &Path) -> Result<Receiver> {
         let port = free_rtp_port();
         let (mut command, rows, chroma) = match program {
             Program::Gstreamer => (gstreamer(port), size.height, size.width * size.height / 2),
@@ -107,7 +107,7 @@ impl Receiver {
         };
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("Cannot start {}", program.executable()))?;
-        let pictures = Pictures::new(size.width, size.height, size.compare_every());
+        let pictures = Pictures::new(size.width, size.height, fps, size.compare_every());
         let (pictures, said) = (Arc::new(Mutex::new(pictures)), Said::default());
         let outlet = Outlet::new(port);
         let mut threads = Vec::new();

@@ -103,8 +103,12 @@ struct Soak<'a> {
 impl<'a> Soak<'a> {
     fn start(options: &'a Options, seed: u64, folder: &Path) -> Result<Soak<'a>> {
         let (rtp_port, http_port, second_port) = (free_rtp_port(), free_http_port(), free_http_port());
-        let receivers: Result<Vec<Receiver>> =
-            options.receiver.each().into_iter().map(|program| Receiver::start(program, options.size, folder)).collect();
+        let receivers: Result<Vec<Receiver>> = options
+            .receiver
+            .each()
+            .into_iter()
+            .map(|program| Receiver::start(program, options.size, options.fps, folder))
+            .collect();
         let receivers = receivers?;
         let outlets: Vec<_> = receivers.iter().map(|receiver| receiver.outlet.clone()).collect();
         let wire = Wire::listen(rtp_port, &outlets)?;

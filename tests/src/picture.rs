@@ -47,13 +47,12 @@ pub struct Painted {
 }
 
 impl Painted {
-    /// A pattern of that size.
+    /// A pattern of that size, at `fps` frames a second: what moves moves with time.
     ///
     /// # Panics
     /// For a size that no frame has.
-    pub fn new(width: usize, height: usize) -> Painted {
-        // The rate has no influence on the picture.
-        let fps = Rational { num: 60, den: 1 };
+    pub fn new(width: usize, height: usize, fps: u32) -> Painted {
+        let fps = Rational { num: fps, den: 1 };
         let format = VideoFormat::packed(PixelFormat::I420, width as u32, height as u32, fps, Colour::BT709_LIMITED);
         let format = format.unwrap();
         Painted { painter: Painter::new(format), frame: vec![0; format.frame_bytes() as usize], format }
@@ -71,11 +70,11 @@ impl Painted {
     }
 }
 
-/// Decodes an Annex-B stream of the pattern with FFmpeg and compares every picture.
+/// Decodes an Annex-B stream of the pattern at `fps` frames a second with FFmpeg and compares every picture.
 ///
 /// # Panics
 /// On a picture without a readable barcode.
-pub fn shown(stream: &[u8], width: usize, height: usize) -> Shown {
+pub fn shown(stream: &[u8], width: usize, height: usize, fps: u32) -> Shown {
     let mut file = tempfile::Builder::new().suffix(".h264").tempfile().unwrap();
     file.write_all(stream).unwrap();
     let mut decoder = Command::new("ffmpeg")
@@ -92,7 +91,7 @@ pub fn shown(stream: &[u8], width: usize, height: usize) -> Shown {
         errors.read_to_string(&mut text).map(|_| text).unwrap_or_default()
     });
     let mut frames = decoder.stdout.take().unwrap();
-    let mut painted = Painted::new(width, height);
+    let mut painted = Painted::new(width, height, fps);
     let mut frame = vec![0; width * height * 3 / 2];
     let mut shown = Shown { ids: Vec::new(), spoilt: Vec::new(), worst: 0, log: String::new() };
     while frames.read_exact(&mut frame).is_ok() {

@@ -40,18 +40,14 @@ impl Swaps {
         self.kernels.get(&kernel.to_string()).cloned().unwrap_or_default()
     }
 
-    /// One more swap of a kernel, to that binary.
-    pub fn swapped(&mut self, kernel: &KernelName, binary: Option<PathBuf>) {
-        let entry = self.kernels.entry(kernel.to_string()).or_default();
-        entry.count += 1;
-        entry.binary = binary;
+    /// One more swap of a kernel.
+    pub fn count(&mut self, kernel: &KernelName) {
+        self.kernels.entry(kernel.to_string()).or_default().count += 1;
     }
 
-    /// A kernel goes back to the binary of the build.
-    pub fn forget_binary(&mut self, kernel: &KernelName) {
-        if let Some(entry) = self.kernels.get_mut(&kernel.to_string()) {
-            entry.binary = None;
-        }
+    /// The binary of a kernel's later starts; `None`: that of the build.
+    pub fn set_binary(&mut self, kernel: &KernelName, binary: Option<PathBuf>) {
+        self.kernels.entry(kernel.to_string()).or_default().binary = binary;
     }
 
     /// Epochs begin anew: so do the counts. Binaries stay.
@@ -90,14 +86,15 @@ mod tests {
         assert_eq!(Swaps::load(&path), Swaps::default());
         let encode = KernelName::main(Kind::Encode);
         let mut swaps = Swaps::default();
-        swaps.swapped(&encode, None);
-        swaps.swapped(&encode, Some("/opt/acme".into()));
+        swaps.count(&encode);
+        swaps.count(&encode);
+        swaps.set_binary(&encode, Some("/opt/acme".into()));
         swaps.save(&path).unwrap();
         let mut back = Swaps::load(&path);
         assert_eq!(back.of(&encode), Swapped { count: 2, binary: Some("/opt/acme".into()) });
         assert_eq!(back.of(&KernelName::main(Kind::Net)), Swapped::default());
         back.forget_counts();
-        back.forget_binary(&encode);
+        back.set_binary(&encode, None);
         assert_eq!(back.of(&encode), Swapped::default());
         fs::write(&path, "{\"encode.main\": 7").unwrap();
         assert_eq!(Swaps::load(&path), Swaps::default());

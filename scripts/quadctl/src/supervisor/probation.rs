@@ -4,16 +4,15 @@
 //! later must then be what ran before. So the successor's binary and settings wait in a file of their own, which
 //! outlives the supervisor, and are kept for good when the predecessor is gone and the successor still at work.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kernel_host::name::KernelName;
 use kernel_host::runtime::RuntimeDir;
-use kernel_host::swaps::{Swapped, Swaps};
+use kernel_host::swaps::Swaps;
 use serde::{Deserialize, Serialize};
 use shm_protocol::lease::LeaseInfo;
 
@@ -91,7 +90,7 @@ impl Unit {
         // The epoch is a swap's, whatever becomes of it; what starts next is unchanged yet.
         let path = context.runtime.swaps();
         let mut swaps = Swaps::load(&path);
-        swaps.swapped(&self.kernel, swaps.of(&self.kernel).binary);
+        swaps.count(&self.kernel);
         if let Err(error) = swaps.save(&path) {
             tracing::error!(%error, path = %path.display(), "The swap is not counted");
         }
@@ -142,7 +141,9 @@ impl Unit {
     /// Binary and settings survive restarts from now on. Done twice, it is as done once: the supervisor may die in it.
     fn keep(&mut self, context: &Context<'_>, probation: &Probation) {
         let path = context.runtime.swaps();
-        if let Err(error) = note_binary(&path, &self.kernel, probation.binary.clone()) {
+        let mut swaps = Swaps::load(&path);
+        swaps.set_binary(&self.kernel, probation.binary.clone());
+        if let Err(error) = swaps.save(&path) {
             tracing::error!(%error, path = %path.display(), "The binary of the swap holds until the next start of the supervisor");
         }
         self.set_binary(probation.binary.clone());
@@ -157,34 +158,10 @@ impl Unit {
     }
 }
 
-/// Notes the binary of a kernel without counting a swap: it was counted when the successor took over.
-fn note_binary(path: &Path, kernel: &KernelName, binary: Option<PathBuf>) -> io::Result<()> {
-    let mut kernels: BTreeMap<String, Swapped> = serde_json::from_value(serde_json::to_value(Swaps::load(path))?)?;
-    kernels.entry(kernel.to_string()).or_default().binary = binary;
-    let swaps: Swaps = serde_json::from_value(serde_json::to_value(kernels)?)?;
-    swaps.save(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use kernel_host::name::Kind;
-
-    #[test]
-    fn a_binary_is_noted_and_no_swap_counted() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("swaps.json");
-        let (encode, net) = (KernelName::main(Kind::Encode), KernelName::main(Kind::Net));
-        let mut swaps = Swaps::default();
-        swaps.swapped(&encode, Some("/opt/one".into()));
-        swaps.swapped(&net, None);
-        swaps.save(&path).unwrap();
-        note_binary(&path, &encode, Some("/opt/two".into())).unwrap();
-        assert_eq!(Swaps::load(&path).of(&encode), Swapped { count: 1, binary: Some("/opt/two".into()) });
-        assert_eq!(Swaps::load(&path).of(&net), Swapped { count: 1, binary: None });
-        note_binary(&path, &encode, None).unwrap();
-        assert_eq!(Swaps::load(&path).of(&encode).binary, None);
-    }
 
     #[test]
     fn what_waits_is_read_back_and_is_the_binary_in_use() {

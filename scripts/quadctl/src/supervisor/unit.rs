@@ -283,7 +283,7 @@ impl Unit {
             tracing::warn!(kernel = %self.kernel, %binary, "The binary it was swapped to is gone; the build's own is started");
             let path = context.runtime.swaps();
             let mut swaps = Swaps::load(&path);
-            swaps.forget_binary(&self.kernel);
+            swaps.set_binary(&self.kernel, None);
             if let Err(error) = swaps.save(&path) {
                 tracing::warn!(%error, path = %path.display(), "Cannot write");
             }

@@ -14,6 +14,7 @@ pub fn settings(config: &Encode, format: &VideoFormat, kbps: u32, idr_count: u32
     let refuse = |key: &str, given: &str, allowed: &str| {
         Failure::new(Exit::Config, format!("encode.{key} = \"{given}\" is not possible: allowed is {allowed}"))
     };
+    refuse_absent(config)?;
     let codec = if config.backend == Backend::Null { Codec::Null } else { config.codec.codec() };
     let mut settings = EncoderSettings::live(codec, *format, kbps);
     settings.gop = config.gop.frames(format.fps).map_or(Gop::Infinite, Gop::Frames);
@@ -67,6 +68,24 @@ pub fn settings(config: &Encode, format: &VideoFormat, kbps: u32, idr_count: u32
 /// A count of slices or threads; what is beyond a byte is beyond every backend and refused by its check.
 fn small(count: Option<u32>) -> u8 {
     count.map_or(0, |count| u8::try_from(count).unwrap_or(u8::MAX))
+}
+
+/// Refuses what no encoder of this build has: a key that is accepted and changes nothing is a trap.
+fn refuse_absent(config: &Encode) -> Result<(), Failure> {
+    let absent = [
+        ("device", config.device.is_some()),
+        ("tile_columns", config.tile_columns.is_some()),
+        ("tile_rows", config.tile_rows.is_some()),
+        ("intra_refresh", config.intra_refresh),
+        ("async_depth", config.async_depth.is_some()),
+    ];
+    match absent.iter().find(|(_, wanted)| *wanted) {
+        Some((key, _)) => {
+            let text = format!("encode.{key} is not in this build: its encoders run in software, and none has it");
+            Err(Failure::new(Exit::Unavailable, text))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The failure an encoder's error is: a missing library has an exit code of its own.

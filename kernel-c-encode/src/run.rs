@@ -244,13 +244,15 @@ fn follow_bitrate(kernel: &Kernel, output: &Producer, encoder: &mut dyn Encoder,
             kernel.telemetry.set(Counter::TargetKbps, u64::from(kbps));
             kernel.telemetry.set_message("");
             tracing::info!(kbps, "The bitrate was changed");
+            output.requests().bitrate_set(serial);
         }
         Err(error) => {
             tracing::warn!(kbps, %error, "The bitrate was not changed");
             kernel.telemetry.set_message(&format!("bitrate not changed: {error}"));
+            // What cannot be had now cannot be had by a successor either, for which it would be the end.
+            output.requests().bitrate_refused(serial, kbps, *current);
         }
     }
-    output.requests().bitrate_set(serial);
 }
 
 /// Bytes kept for an access unit: a byte for each pixel is more than any setting in use spends on an IDR,

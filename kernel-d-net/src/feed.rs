@@ -2,6 +2,7 @@
 
 use crate::au::AuView;
 use crate::outputs::http::{AuCopy, AuInfo, HttpOutput, StreamFormat as PageFormat, avc_codec_string};
+use crate::outputs::listed::relist;
 use crate::outputs::rtp::stream::{RtpStream, Sent};
 use kernel_host::exit::{Exit, Failure};
 use kernel_host::kernel::{Kernel, deadline_ns, ring};
@@ -69,6 +70,11 @@ impl Feed {
                 rtp.reload(kernel);
             }
             self.pass_on_requests(Some(kernel));
+            if let Some(rtp) = &mut self.outlet.rtp
+                && rtp.moved()
+            {
+                relist(kernel, rtp);
+            }
             match self.input.acquire().map_err(ring)? {
                 Some(taken) => {
                     if !self.unit(kernel, &taken)? {

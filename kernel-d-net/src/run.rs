@@ -3,6 +3,7 @@
 use crate::configured::refuse_absent;
 use crate::feed::{Feed, Outlet};
 use crate::outputs::http::{HttpConfig, HttpError, HttpOutput, HttpRuntime, StatusSource};
+use crate::outputs::listed::list;
 use crate::outputs::rtp::stream::RtpStream;
 use crate::warm::Warm;
 use kernel_host::args::KernelArgs;
@@ -11,7 +12,7 @@ use kernel_host::exit::{Exit, Failure};
 use kernel_host::kernel::Kernel;
 use kernel_host::name::{KernelName, Kind};
 use kernel_host::runtime::RuntimeDir;
-use kernel_host::status::{self, OutputStatus};
+use kernel_host::status;
 use shm_protocol::input::Consumer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,7 +80,7 @@ fn net(kernel: &mut Kernel, warm: &mut Warm) -> Result<(), Failure> {
     };
     let page = http.map(|http| start_http(kernel, http, warm.runtime.take(), Arc::clone(&idr_wanted))).transpose()?;
     kernel.telemetry.set_backend("udp");
-    write_outputs(kernel, stream.as_ref(), page.as_deref());
+    list(kernel, stream.as_ref(), page.as_deref());
     let same = rtp_from == http_from;
     let main_from = rtp_from.or_else(|| http_from.clone());
     let Some(main_from) = main_from else {
@@ -120,21 +121,4 @@ fn idle(kernel: &mut Kernel) -> Result<(), Failure> {
         kernel.stop.wait(std::time::Duration::from_millis(20));
     }
     Ok(())
-}
-
-/// Lists the outputs for the status, in the runtime directory.
-fn write_outputs(kernel: &Kernel, stream: Option<&RtpStream>, page: Option<&HttpOutput>) {
-    let rtp = stream.map(|s| OutputStatus {
-        kind: "rtp".to_owned(),
-        url: s.url(),
-        sdp: Some(s.sdp_path().display().to_string()),
-    });
-    let http =
-        page.map(|p| OutputStatus { kind: "http".to_owned(), url: format!("http://{}/", p.local_addr()), sdp: None });
-    let outputs: Vec<OutputStatus> = rtp.into_iter().chain(http).collect();
-    let path = kernel.runtime.path().join(status::outputs_file(&kernel.name));
-    let text = serde_json::to_string(&outputs).unwrap_or_default();
-    if let Err(error) = crate::files::replace(&path, &text) {
-        tracing::warn!(%error, path = %path.display(), "The list of outputs could not be written");
-    }
 }

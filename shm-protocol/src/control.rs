@@ -52,6 +52,15 @@ impl<'a> Requests<'a> {
         self.words.bitrate_acknowledged.store(serial, Ordering::Release);
     }
 
+    /// The bitrate `refused_kbps` of `serial` cannot be had; `kept_kbps` stays in force, and is what a restarted
+    /// encoder begins with. A newer request that came meanwhile stands.
+    pub fn bitrate_refused(&self, serial: u64, refused_kbps: u32, kept_kbps: u32) {
+        let (refused, kept) = (u64::from(refused_kbps), u64::from(kept_kbps));
+        let _ = self.words.bitrate_kbps.compare_exchange(refused, kept, Ordering::Relaxed, Ordering::Relaxed);
+        // SYNC: control-word (release side)
+        self.words.bitrate_acknowledged.store(serial, Ordering::Release);
+    }
+
     /// Whether the pause or resume asked for has been followed.
     pub fn pause_followed(&self) {
         let asked = self.words.pause_requested.load(Ordering::Acquire);
@@ -89,10 +98,15 @@ impl<'a> Requester<'a> {
         self.words.bitrate_serial.fetch_add(1, Ordering::Release).wrapping_add(1)
     }
 
-    /// Whether the bitrate of `serial` is in force.
+    /// Whether the encoder has looked at the request of `serial`: the bitrate is in force, or was refused.
     pub fn bitrate_followed(&self, serial: u64) -> bool {
         // SYNC: control-word (acquire side)
         self.words.bitrate_acknowledged.load(Ordering::Acquire) >= serial
+    }
+
+    /// The bitrate in force once every request was followed, kbit/s: another than asked for where that was refused.
+    pub fn bitrate_kbps(&self) -> u32 {
+        self.words.bitrate_kbps.load(Ordering::Relaxed) as u32
     }
 
     /// Asks for a pause (an odd count) or its end (an even one).

@@ -18,6 +18,17 @@ pub struct Faults {
     pub timestamps: u64,
 }
 
+impl std::fmt::Display for Faults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Faults { missing, repeated, changed, foreign, timestamps } = self;
+        write!(
+            f,
+            "{missing} numbers missing, {repeated} packets repeated, {changed} changed, {foreign} of another stream, \
+             {timestamps} timestamps wrong"
+        )
+    }
+}
+
 impl Faults {
     /// All but allowed repetitions.
     pub fn total(&self) -> u64 {

@@ -126,7 +126,7 @@ impl Report {
             }
         };
         expect(self.hangs == 0, format!("{} hangs", self.hangs));
-        expect(self.faults.total() == 0, format!("RTP: {:?}", self.faults));
+        expect(self.faults.total() == 0, format!("RTP: {}", self.faults));
         for (name, verdict, complaints) in &self.receivers {
             expect(*complaints == 0, format!("{name}: {complaints} complaints of the decoder"));
             expect(verdict.duplicated == 0, format!("{name}: {} frames duplicated", verdict.duplicated));
@@ -193,7 +193,7 @@ impl Report {
                 percentile(recovery, 99.0),
             );
         }
-        let _ = writeln!(text, "\nRTP        {:?}", self.faults);
+        let _ = writeln!(text, "\nRTP        {}", self.faults);
         for (name, verdict, complaints) in &self.receivers {
             let _ = writeln!(
                 text,

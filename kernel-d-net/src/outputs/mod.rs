@@ -1,4 +1,5 @@
 //! Where access units go: one module per kind of viewer.
 
 pub mod http;
+pub mod listed;
 pub mod rtp;

@@ -7,6 +7,7 @@ mod counters;
 mod tests;
 
 use std::fs::File;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -216,6 +217,14 @@ pub struct OutputStatus {
     /// Path of its session description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sdp: Option<String>,
+}
+
+/// Where a browser on this machine finds the page of a listener: one that takes every address has none of its own.
+pub fn watch_url(mut listen: SocketAddr) -> String {
+    if listen.ip().is_unspecified() {
+        listen.set_ip(if listen.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    format!("http://{listen}/")
 }
 
 /// The supervisor.

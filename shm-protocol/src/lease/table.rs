@@ -45,6 +45,8 @@ pub(super) enum Lock {
     Takeover(usize),
     /// Held while a damaged table is put away.
     Repair,
+    /// Held by the supervisor.
+    Supervisor,
 }
 
 impl Lock {
@@ -57,6 +59,7 @@ impl Lock {
             Lock::Instance => 0,
             Lock::Table => 1,
             Lock::Repair => 2,
+            Lock::Supervisor => 3,
             Lock::Takeover(index) => 64 + index as u64,
             Lock::Active(index, generation) => generations(1 << 32, index, generation),
             Lock::Candidate(index, generation) => generations(1 << 33, index, generation),
@@ -293,6 +296,20 @@ impl LeaseTable {
             word.store(u64::from_le_bytes(value), Ordering::Release);
         }
         Ok(index)
+    }
+
+    /// The right to supervise the instance; lasts as long as what is returned. `None`: another process has it, also one
+    /// that keeps its files elsewhere.
+    ///
+    /// # Errors
+    /// [`ObjectError::System`] when the lock call fails.
+    pub fn supervise(&self) -> Result<Option<OwnedFd>, ObjectError> {
+        super::wait::try_lock(self, Lock::Supervisor)
+    }
+
+    /// Whether a living process supervises the instance.
+    pub fn is_supervised(&self) -> bool {
+        self.is_locked(Lock::Supervisor)
     }
 
     /// Whether a living process holds lease `index` now.

@@ -109,3 +109,14 @@ fn a_lease_that_was_taken_by_force_neither_beats_for_its_successor_nor_stops_it(
     assert_eq!(table.info(new.index()).state, KernelState::Running);
     new.stop();
 }
+
+#[test]
+fn an_instance_has_one_supervisor_wherever_that_keeps_its_files() {
+    let instance = Instance::new("charge");
+    let (one, other) = (instance.table(), instance.table());
+    assert!(!other.is_supervised());
+    let charge = one.supervise().unwrap().unwrap();
+    assert!(other.is_supervised() && other.supervise().unwrap().is_none());
+    drop(charge);
+    assert!(!other.is_supervised() && other.supervise().unwrap().is_some());
+}

@@ -19,7 +19,9 @@ fn failed(table: &LeaseTable, lock: Lock, errno: Errno) -> ObjectError {
         Lock::Active(index, _) => format!("the lease of {}", table.name_of(index)),
         Lock::Candidate(index, _) => format!("the candidacy for {}", table.name_of(index)),
         Lock::Takeover(index) => format!("the takeover of {}", table.name_of(index)),
-        Lock::Instance | Lock::Table | Lock::Repair => format!("the lease table of {}", table.instance()),
+        Lock::Instance | Lock::Table | Lock::Repair | Lock::Supervisor => {
+            format!("the lease table of {}", table.instance())
+        }
     };
     ObjectError::System { what: "fcntl(F_OFD_SETLK)", name, errno }
 }

@@ -49,6 +49,7 @@ pub struct RtpStream {
     destination: SocketAddr,
     configured: HostPort,
     moving: Moving,
+    moved: bool,
     encode: KernelName,
     pacing: bool,
     paced: Option<(u32, u64)>,
@@ -136,6 +137,7 @@ impl RtpStream {
             destination,
             configured: rtp.destination.clone(),
             moving: Moving::default(),
+            moved: false,
             encode: encode.clone(),
             pacing: rtp.pacing,
             paced: None,
@@ -186,9 +188,15 @@ impl RtpStream {
                 self.destination = destination;
                 self.configured = configured;
                 self.described = None;
+                self.moved = true;
             }
             Err(error) => tracing::warn!(error, "The destination was not changed"),
         }
+    }
+
+    /// Whether it goes elsewhere since this was asked last.
+    pub fn moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
     }
 
     /// Reads feedback and sends the report that is due. `true`: an IDR is wanted.

@@ -10,6 +10,7 @@ use shm_protocol::names;
 use super::{say, warn};
 use crate::process::{Process, Signal, wait_all};
 use crate::supervisor::control::{Request, ask};
+use crate::supervisor::refuse_beside_another;
 use crate::teardown::{remove_everything, stop_kernels};
 
 /// Four kernels, each with its time to end in order and to die, and the supervisor's own.
@@ -22,7 +23,9 @@ pub fn run(instance: &str) -> Result<u8, Failure> {
         say(&format!("Instance {instance} is not running"));
         return Ok(0);
     }
-    end_supervisor(&runtime);
+    if !end_supervisor(&runtime) {
+        refuse_beside_another(instance)?;
+    }
     // Also after the supervisor did it: what was left by an earlier one has an end here.
     stop_kernels(instance, &runtime)?;
     remove_everything(instance, &runtime)?;
@@ -30,8 +33,8 @@ pub fn run(instance: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Ends the supervisor first, or it would start anew what is ended.
-fn end_supervisor(runtime: &RuntimeDir) {
+/// Ends the supervisor first, or it would start anew what is ended. `false`: there is none, in this directory at least.
+fn end_supervisor(runtime: &RuntimeDir) -> bool {
     // One whose number cannot be read answers all the same.
     let pid = supervisor_pid(&runtime.supervisor_pid());
     let process = pid.and_then(Process::open);
@@ -44,12 +47,12 @@ fn end_supervisor(runtime: &RuntimeDir) {
         }
         // Answered just before its end.
         let _ = process.map(|process| wait_all(&[&process], Duration::from_secs(2)));
-        return;
+        return true;
     }
     // The number is its own as long as the lock is held, and the descriptor was opened under it.
-    if let Some(process) = process.filter(|_| supervisor_pid(&runtime.supervisor_pid()) == pid) {
-        warn("quad: The supervisor does not answer and is killed");
-        process.signal(Signal::KILL);
-        wait_all(&[&process], Duration::from_secs(2));
-    }
+    let Some(process) = process.filter(|_| supervisor_pid(&runtime.supervisor_pid()) == pid) else { return false };
+    warn("quad: The supervisor does not answer and is killed");
+    process.signal(Signal::KILL);
+    wait_all(&[&process], Duration::from_secs(2));
+    true
 }

@@ -20,6 +20,7 @@ use kernel_host::exit::{Exit, Failure};
 use kernel_host::runtime::RuntimeDir;
 
 use crate::supervisor::control::{Reply, Request, ask};
+use crate::supervisor::refuse_beside_another;
 
 /// Writes a line to standard output. A reader that went away (`| head`) is no failure of ours.
 pub fn say(text: &str) {
@@ -50,6 +51,7 @@ pub fn ask_supervisor(runtime: &RuntimeDir, request: &Request, limit: Duration) 
             Err(Failure::new(Exit::Temporary, text))
         }
         None => {
+            refuse_beside_another(instance)?;
             let text = format!(
                 "No supervisor of instance {instance} is running; `quad up` starts one and adopts living kernels"
             );

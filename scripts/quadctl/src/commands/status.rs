@@ -2,6 +2,7 @@
 
 use kernel_host::exit::Failure;
 use kernel_host::status::{KernelStatus, Latency, Status, collect};
+use shm_protocol::lease::LeaseTable;
 
 use super::say;
 use crate::launch::Launch;
@@ -23,6 +24,9 @@ fn table(status: &Status) -> Vec<String> {
     }
     let supervisor = match status.supervisor {
         Some(supervisor) => format!("supervisor process {}", supervisor.pid),
+        None if LeaseTable::observe(&status.instance).is_ok_and(|table| table.is_supervised()) => {
+            "a supervisor with another XDG_RUNTIME_DIR".to_owned()
+        }
         None => "no supervisor".to_owned(),
     };
     let state = serde_json::to_string(&status.state).unwrap_or_default();

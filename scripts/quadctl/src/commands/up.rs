@@ -9,7 +9,7 @@ use kernel_host::exit::{Exit, Failure};
 use kernel_host::name::Kind;
 use kernel_host::runtime::RuntimeDir;
 use kernel_host::signals::Stop;
-use kernel_host::status::{OutputStatus, collect, supervisor_pid};
+use kernel_host::status::{OutputStatus, collect, supervisor_pid, watch_url};
 use shm_protocol::lease::LeaseTable;
 use shm_protocol::names;
 
@@ -20,7 +20,7 @@ use crate::preflight;
 use crate::process::last_line;
 use crate::supervisor::first_frame::Outcome;
 use crate::supervisor::rotate::open_log;
-use crate::supervisor::{Manner, Supervisor, already_running};
+use crate::supervisor::{Manner, Supervisor, already_running, refuse_beside_another};
 
 /// Starts an instance.
 pub fn run(instance: &str, start: &Start, foreground: bool) -> Result<u8, Failure> {
@@ -30,6 +30,7 @@ pub fn run(instance: &str, start: &Start, foreground: bool) -> Result<u8, Failur
     if let Some(pid) = supervisor_pid(&runtime.supervisor_pid()) {
         return Err(already_running(instance, Some(pid)));
     }
+    refuse_beside_another(instance)?;
     preflight::check(instance, &config, &launch)?;
     if let (_, Some(lost)) = kept_overrides(&runtime) {
         warn(&format!("quad: {lost}"));
@@ -169,7 +170,7 @@ fn configured_outputs(config: &Config, runtime: &RuntimeDir) -> Vec<OutputStatus
         }));
         outputs.extend(net.http.as_ref().filter(|http| http.enabled).map(|http| OutputStatus {
             kind: "http".to_owned(),
-            url: format!("http://{}/", http.listen),
+            url: watch_url(http.listen),
             sdp: None,
         }));
     }

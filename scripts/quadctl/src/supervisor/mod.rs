@@ -16,6 +16,7 @@ mod upgrade;
 pub mod watchdog;
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ use swap::{Progress, Swap, Wanted};
 use unit::{Context, Unit};
 use watchdog::Watchdog;
 
-pub use start::{Manner, already_running};
+pub use start::{Manner, already_running, refuse_beside_another};
 pub use upgrade::{QUADCTL, Renewal, command_line};
 
 /// How often a start is looked at: well below a frame, so that `up` returns with the first.
@@ -86,6 +87,8 @@ pub struct Supervisor {
     _fifos: Vec<File>,
     /// The lock that says that this supervisor lives.
     lock: File,
+    /// The right to supervise, in the lease table.
+    charge: Option<OwnedFd>,
 }
 
 impl Supervisor {

@@ -55,7 +55,10 @@ impl Supervisor {
         }
         // Puts the damaged one away, unless somebody who came first has done so.
         match LeaseTable::join(&self.instance) {
-            Ok(table) => self.table = table,
+            Ok(table) => {
+                self.table = table;
+                self.charge = self.table.supervise().unwrap_or_default();
+            }
             Err(error) => {
                 let text = error.to_string();
                 if self.table_failure.as_ref() != Some(&text) {

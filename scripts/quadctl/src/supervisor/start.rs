@@ -51,6 +51,7 @@ impl Supervisor {
     ) -> Result<Supervisor, Failure> {
         runtime.create()?;
         let lock = lock(&runtime)?;
+        refuse_beside_another(instance)?;
         let config = launch.configuration(&runtime)?;
         if let (_, Some(lost)) = kept_overrides(&runtime) {
             tracing::error!("{lost}");
@@ -64,6 +65,8 @@ impl Supervisor {
             forget_swap_counts(&runtime);
         }
         let table = LeaseTable::join(instance).map_err(recover)?;
+        // Of two that came this far one goes on.
+        let charge = table.supervise().map_err(recover)?.ok_or_else(|| supervised_elsewhere(instance))?;
         let fifos = fifo::hold(&config);
         let placed = placement(instance, &config)?;
         dismiss_unknown(&table, &config);
@@ -125,6 +128,7 @@ impl Supervisor {
             rotated: Instant::now(),
             _fifos: fifos,
             lock,
+            charge: Some(charge),
         })
     }
 }
@@ -162,6 +166,25 @@ pub fn already_running(instance: &str, pid: Option<u32>) -> Failure {
     let pid = pid.map(|pid| format!(", supervisor process {pid}")).unwrap_or_default();
     let text = format!(
         "Instance {instance} is already running{pid}; `quad down` ends it, --instance NAME starts another beside it"
+    );
+    Failure::new(Exit::Usage, text)
+}
+
+/// Refuses to act on an instance whose supervisor keeps its files in another runtime directory.
+///
+/// # Errors
+/// [`Exit::Usage`], with what to do.
+pub fn refuse_beside_another(instance: &str) -> Result<(), Failure> {
+    let supervised = LeaseTable::observe(instance).is_ok_and(|table| table.is_supervised());
+    if supervised { Err(supervised_elsewhere(instance)) } else { Ok(()) }
+}
+
+fn supervised_elsewhere(instance: &str) -> Failure {
+    let here = std::env::var_os("XDG_RUNTIME_DIR")
+        .map_or_else(|| "it is not set here".to_owned(), |given| format!("here it is {}", given.display()));
+    let text = format!(
+        "Instance {instance} is already running, and its supervisor keeps its files in another runtime directory: \
+         give every command the XDG_RUNTIME_DIR that `quad up` had ({here}), or --instance NAME for another instance"
     );
     Failure::new(Exit::Usage, text)
 }

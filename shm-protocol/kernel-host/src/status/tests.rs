@@ -147,3 +147,11 @@ fn a_supervisor_is_known_by_its_lock_and_not_by_its_number() {
     drop(file);
     assert_eq!(supervisor_pid(&path), None);
 }
+
+#[test]
+fn a_listener_on_every_address_is_watched_through_loopback() {
+    let url = |listen: &str| watch_url(listen.parse().unwrap());
+    assert_eq!(url("0.0.0.0:8080"), "http://127.0.0.1:8080/");
+    assert_eq!(url("[::]:8080"), "http://[::1]:8080/");
+    assert_eq!(url("192.0.2.7:81"), "http://192.0.2.7:81/");
+}

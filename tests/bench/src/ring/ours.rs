@@ -77,6 +77,9 @@ impl Ours {
     }
 }
 
+/// Looks at the slot that is expected before the whole ring is looked at: some microseconds.
+const LOOKS: usize = 1000;
+
 impl Hand for Ours {
     fn prepare(&mut self) -> Result<()> {
         while self.claim.is_none() {
@@ -102,7 +105,11 @@ impl Hand for Ours {
     fn receive(&mut self) -> Result<u64> {
         let taken = loop {
             if self.waiting == Waiting::Polling {
-                while !self.consumer.looks_ready() {
+                // A full ring is filled wherever a slot is free, not where the next frame is expected.
+                for _ in 0..LOOKS {
+                    if self.consumer.looks_ready() {
+                        break;
+                    }
                     std::hint::spin_loop();
                 }
             }

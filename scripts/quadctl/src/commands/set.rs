@@ -9,6 +9,7 @@ use shm_protocol::lease::LeaseTable;
 use shm_protocol::observe::RingObserver;
 use shm_protocol::telemetry::TelemetryReader;
 
+use super::swap::outlives_a_swap;
 use super::{ask_supervisor, say};
 use crate::launch::Launch;
 use crate::supervisor::control::Request;
@@ -103,18 +104,13 @@ fn ask_for_bitrate(instance: &str, kernel: &KernelName, kbps: u32) -> Result<Res
 
 fn refusal(key: &str, kernel: Option<&KernelName>) -> Failure {
     let live: Vec<&str> = keys().iter().filter(|info| info.live).map(|info| info.path).collect();
-    /// Of a ring or of the supervision, which outlive the process that a swap exchanges.
-    const NOT_BY_SWAP: [&str; 3] = ["slots", "memory", "standby"];
-    let last = key.rsplit('.').next().unwrap_or(key);
     let cure = match kernel {
-        Some(kernel) if !NOT_BY_SWAP.contains(&last) => {
-            format!("run `quad swap {} --set {key}=…`, which loses no frame", kernel.short())
-        }
-        Some(kernel) => format!(
-            "change it in the configuration file and run `quad restart {}`, or run `quad down` and `quad up --set {key}=…`",
+        Some(kernel) if !outlives_a_swap(key) => format!(
+            "run `quad swap {} --set {key}=…`, which loses no frame, or change it in the configuration file and run \
+             `quad restart {0}`",
             kernel.short()
         ),
-        None => format!("run `quad down` and `quad up --set {key}=…`"),
+        _ => format!("run `quad down` and `quad up --set {key}=…`"),
     };
     Failure::new(
         Exit::Usage,
@@ -141,7 +137,7 @@ mod tests {
         assert!(text.contains("quad swap encode --set encode.gop=…"), "{text}");
         assert!(text.contains("encode.bitrate_kbps"), "{text}");
         let slots = refusal("capture.slots", Some(&KernelName::main(Kind::Capture))).to_string();
-        assert!(slots.contains("quad restart capture") && !slots.contains("swap"), "{slots}");
+        assert!(slots.contains("quad up --set capture.slots=…") && !slots.contains("swap"), "{slots}");
         assert!(refusal("hang_timeout_ms", None).to_string().contains("quad down"));
     }
 }

@@ -46,9 +46,20 @@ fn check(instance: &str, kernel: &KernelName, binary: &Path) -> Result<(), Failu
     Err(Failure::new(Exit::Usage, text))
 }
 
+/// Whether a key is of something that outlives the process which a swap exchanges: its ring, or its supervision.
+pub fn outlives_a_swap(key: &str) -> bool {
+    matches!(key.rsplit('.').next(), Some("slots" | "standby"))
+}
+
 /// `encode.KEY` of the instance swapped: `encode.instances.NAME.KEY` of a further one.
 fn whole_path(kernel: &KernelName, set: &str) -> Result<String, Failure> {
     let kind = format!("{}.", kernel.kind.name());
+    let key = set.split_once('=').map_or(set, |(key, _)| key).trim();
+    if outlives_a_swap(key) {
+        let text =
+            format!("{key} cannot change by a swap, which it outlives: run `quad down` and `quad up --set {set}`");
+        return Err(Failure::new(Exit::Usage, text));
+    }
     match set.strip_prefix(&kind) {
         Some(_) if set.starts_with(&format!("{}.", kernel.config_path())) => Ok(set.to_owned()),
         Some(rest) => Ok(format!("{}.{rest}", kernel.config_path())),
@@ -70,6 +81,9 @@ mod tests {
         assert_eq!(whole_path(&main, "encode.gop=1").unwrap(), "encode.gop=1");
         assert_eq!(whole_path(&web, "encode.gop=1").unwrap(), "encode.instances.web.gop=1");
         assert_eq!(whole_path(&web, "encode.instances.web.gop=1").unwrap(), "encode.instances.web.gop=1");
+        for outlives in ["encode.slots=32", "encode.standby=true"] {
+            assert!(whole_path(&main, outlives).unwrap_err().to_string().contains("quad up --set"), "{outlives}");
+        }
         assert!(whole_path(&main, "capture.fps=30").unwrap_err().to_string().contains("begin with encode."));
     }
 }

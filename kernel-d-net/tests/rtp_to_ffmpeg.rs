@@ -17,6 +17,7 @@ use kernel_d_net::{
         clock::{Clock, MonotonicClock},
         open::{NewStream, open_stream},
         pacer::PacerConfig,
+        parameters::Setup,
         rtcp::REPORT_INTERVAL_NS,
         sdp::SdpDescription,
         sender::{AccessUnit, RtpSender, SendEnd, SenderConfig, Step},
@@ -128,6 +129,7 @@ fn ffmpeg_decodes_every_frame_although_the_sender_is_replaced() {
         ttl: 1,
         payload_type: 96,
         codec: Codec::H264,
+        codec_before: None,
         fps: Rational::new(FPS as u32, 1),
         bitrate_kbps: Some(8000),
         parameter_sets: None,
@@ -167,7 +169,7 @@ fn ffmpeg_decodes_every_frame_although_the_sender_is_replaced() {
     assert_eq!(sender.transmit().path(), "gso");
     assert_eq!(sender.session().totals().burned, 0);
     assert!(sender.rtcp().stats().reports_sent >= 1);
-    let (sps, pps) = sender.parameters().get().unwrap();
+    let Some(Setup::H264 { sps, pps }) = sender.parameters().get() else { panic!("no parameter sets") };
     assert_eq!((sps[0] & 31, pps[0] & 31), (7, 8));
 
     let since = Instant::now();

@@ -161,7 +161,7 @@ impl NullEncoder {
                 allowed: "null for backend null".to_owned(),
             });
         }
-        Ok(NullEncoder { settings: *settings, read_pixels, index: 0, since_idr: 0, idr_owed: true })
+        Ok(NullEncoder { settings: settings.clone(), read_pixels, index: 0, since_idr: 0, idr_owed: true })
     }
 }
 

@@ -1,7 +1,10 @@
 //! Reading and writing the syntax around coded pictures: NAL units, delimiters, parameter sets.
 
 pub mod annexb;
+pub mod assemble;
+pub mod av1;
 pub mod bits;
 pub mod h264;
 pub mod h264_level;
 pub mod h264_sps;
+pub mod hevc;

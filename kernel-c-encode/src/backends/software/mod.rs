@@ -2,3 +2,6 @@
 
 pub mod openh264;
 mod openh264_library;
+pub mod svtav1;
+pub mod x264;
+pub mod x265;

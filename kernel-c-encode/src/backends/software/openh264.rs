@@ -58,6 +58,14 @@ pub struct OpenH264 {
 /// Refuses what openh264 cannot do.
 fn check(settings: &EncoderSettings) -> Result<Level, EncoderError> {
     settings.check()?;
+    settings.refuse_all_but(LIBRARY, &[])?;
+    if settings.rate_control == RateControl::ConstantQuality {
+        return Err(EncoderError::Setting {
+            setting: "rate_control",
+            given: "icq".to_owned(),
+            allowed: "cbr, vbr or cqp for backend openh264".to_owned(),
+        });
+    }
     let refuse = |setting, given: String, allowed: &str| {
         Err(EncoderError::Setting { setting, given, allowed: allowed.to_owned() })
     };
@@ -91,7 +99,7 @@ fn check(settings: &EncoderSettings) -> Result<Level, EncoderError> {
     if settings.threads > MAX_THREADS {
         return refuse("threads", settings.threads.to_string(), "0 to 4 for backend openh264");
     }
-    let constant_qp = settings.rate_control == RateControl::ConstantQp;
+    let constant_qp = !settings.rate_control.holds_bitrate();
     let ceiling = if constant_qp { 0 } else { settings.ceiling_kbps() };
     let level = match settings.level_idc {
         None => h264_level::lowest(width, height, format.fps.as_f64(), ceiling),
@@ -122,8 +130,8 @@ fn params(settings: &EncoderSettings, level: Level) -> Result<sys::SEncParamExt,
     p.fMaxFrameRate = fps.clamp(RATE_CONTROL_FPS.0, RATE_CONTROL_FPS.1) as f32;
     p.iTargetBitrate = library_bits_per_s(settings.bitrate_kbps.max(1), fps);
     p.iRCMode = match settings.rate_control {
-        RateControl::Bitrate => sys::RC_BITRATE_MODE,
-        RateControl::ConstantQp => sys::RC_OFF_MODE,
+        RateControl::Constant | RateControl::Variable => sys::RC_BITRATE_MODE,
+        RateControl::ConstantQp | RateControl::ConstantQuality => sys::RC_OFF_MODE,
     };
     // Left at 0 the library would end at QP 42 and overshoot hard content; it clips the lower end to 12 itself.
     (p.iMinQp, p.iMaxQp) = (12, 51);
@@ -143,13 +151,20 @@ fn params(settings: &EncoderSettings, level: Level) -> Result<sys::SEncParamExt,
         Preset::Fast => sys::LOW_COMPLEXITY,
         Preset::Medium => sys::MEDIUM_COMPLEXITY,
         Preset::Quality => sys::HIGH_COMPLEXITY,
+        Preset::Number(_) | Preset::Named(_) => {
+            return Err(EncoderError::Setting {
+                setting: "preset",
+                given: format!("{:?}", settings.preset),
+                allowed: "fast, medium or quality for backend openh264".to_owned(),
+            });
+        }
     };
     let profile = match settings.profile {
-        H264Profile::ConstrainedBaseline => sys::PRO_BASELINE,
-        H264Profile::Main => sys::PRO_MAIN,
-        H264Profile::High => sys::PRO_HIGH,
+        None | Some(H264Profile::ConstrainedBaseline) => sys::PRO_BASELINE,
+        Some(H264Profile::Main) => sys::PRO_MAIN,
+        Some(H264Profile::High) => sys::PRO_HIGH,
     };
-    p.iEntropyCodingModeFlag = c_int::from(settings.profile != H264Profile::ConstrainedBaseline);
+    p.iEntropyCodingModeFlag = c_int::from(profile != sys::PRO_BASELINE);
     p.iMultipleThreadIdc = u16::from(settings.threads.max(1));
     // Moves slice borders by measured time: the same frames would give another stream.
     p.bUseLoadBalancing = false;
@@ -230,7 +245,7 @@ impl OpenH264 {
         } else {
             (Vec::new(), 0)
         };
-        Ok(OpenH264 { library, settings: *settings, level, chroma, chroma_stride, idr_owed: false })
+        Ok(OpenH264 { library, settings: settings.clone(), level, chroma, chroma_stride, idr_owed: false })
     }
 
     fn check_format(&self, given: &VideoFormat) -> Result<(), EncoderError> {
@@ -320,7 +335,7 @@ impl Encoder for OpenH264 {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            live_bitrate: self.settings.rate_control == RateControl::Bitrate,
+            live_bitrate: self.settings.rate_control.holds_bitrate(),
             idr_on_request: true,
             delay_frames: 0,
             pixel_formats: &PIXEL_FORMATS,
@@ -353,7 +368,7 @@ impl Encoder for OpenH264 {
 
     fn set_bitrate(&mut self, kbps: u32, _max_kbps: u32) -> Result<(), EncoderError> {
         check_bitrate("bitrate_kbps", kbps)?;
-        if self.settings.rate_control == RateControl::ConstantQp {
+        if !self.settings.rate_control.holds_bitrate() {
             return Err(EncoderError::Setting {
                 setting: "bitrate_kbps",
                 given: kbps.to_string(),

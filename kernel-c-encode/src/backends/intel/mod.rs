@@ -1,0 +1,4 @@
+//! QuickSync: through oneVPL, or through VA-API alone.
+
+pub mod vaapi;
+pub mod vpl;

@@ -63,6 +63,9 @@ pub struct EncodeInput<'a> {
     pub pts_ns: u64,
     /// Makes this very frame an IDR.
     pub force_idr: bool,
+    /// Quantisation parameter of this very frame, for backends with [`Capabilities::frame_qp`] that hold no bitrate
+    /// themselves; `None`: as they were opened.
+    pub qp: Option<u8>,
     /// IDR pictures the stream had before this frame, for backends that set `idr_pic_id` frame by frame. Backends
     /// whose library counts by itself take [`crate::settings::EncoderSettings::idr_count`] once.
     pub idr_count: u32,
@@ -189,6 +192,8 @@ pub struct Capabilities {
     pub live_bitrate: bool,
     /// [`EncodeInput::force_idr`] acts on the very frame.
     pub idr_on_request: bool,
+    /// [`EncodeInput::qp`] acts on the very frame.
+    pub frame_qp: bool,
     /// Frames that go in before the first access unit comes out; 0 means that every call brings its own.
     pub delay_frames: u32,
     /// Pixel formats it takes.

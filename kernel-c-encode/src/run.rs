@@ -130,6 +130,7 @@ impl Encoding {
         let input = EncodeInput {
             pixels,
             memory: None,
+            qp: None,
             key: Key { source_id: taken.head.key.id(), sub: taken.head.key.sub() },
             pts_ns: u64::try_from(details.source_pts_ns).unwrap_or(0),
             force_idr: asked.idr.is_some() || self.begins,

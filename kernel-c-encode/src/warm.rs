@@ -87,7 +87,8 @@ pub fn open_for_warm_up(backend: &str, settings: &EncoderSettings) -> Result<Box
 /// # Errors
 /// As [`Encoder::encode`].
 pub fn warm_up(encoder: &mut dyn Encoder, pixels: PixelsRead<'_>) -> Result<(), EncoderError> {
-    let input = EncodeInput { pixels, key: Key::default(), memory: None, pts_ns: 0, force_idr: true, idr_count: 0 };
+    let input =
+        EncodeInput { pixels, key: Key::default(), memory: None, qp: None, pts_ns: 0, force_idr: true, idr_count: 0 };
     encoder.encode(&input, &mut Discard::default())
 }
 

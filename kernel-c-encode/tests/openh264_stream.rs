@@ -156,7 +156,8 @@ fn i420_and_nv12_of_the_same_picture_give_the_same_stream() {
             }
         }
         let key = Key { source_id: 1000 + index, sub: 0 };
-        let input = |pixels| EncodeInput { pixels, memory: None, key, pts_ns: index, force_idr: false, idr_count: 0 };
+        let input =
+            |pixels| EncodeInput { pixels, memory: None, qp: None, key, pts_ns: index, force_idr: false, idr_count: 0 };
         from_nv12.encode(&input(source), &mut a).unwrap();
         from_i420.encode(&input(PixelsRead::from_slice(&planar, &other).unwrap()), &mut b).unwrap();
     }

@@ -182,6 +182,7 @@ impl Encoder for NullEncoder {
         Capabilities {
             live_bitrate: true,
             idr_on_request: true,
+            frame_qp: false,
             delay_frames: 0,
             pixel_formats: &PixelFormat::ALL,
             min_size: (1, 1),

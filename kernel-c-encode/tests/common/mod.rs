@@ -117,6 +117,7 @@ pub fn encode(
     let frame = EncodeInput {
         pixels: PixelsRead::from_slice(format, &bytes).unwrap(),
         memory: None,
+        qp: None,
         key: Key { source_id: 1000 + index, sub: 0 },
         pts_ns: format.fps.frame_time_ns(index),
         force_idr,

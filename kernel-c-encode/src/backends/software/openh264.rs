@@ -337,6 +337,7 @@ impl Encoder for OpenH264 {
         Capabilities {
             live_bitrate: self.settings.rate_control.holds_bitrate(),
             idr_on_request: true,
+            frame_qp: false,
             delay_frames: 0,
             pixel_formats: &PIXEL_FORMATS,
             min_size: (MIN_SIDE, MIN_SIDE),

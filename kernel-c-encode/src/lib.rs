@@ -14,4 +14,5 @@ pub mod run;
 pub mod select;
 pub mod settings;
 pub mod sink;
+pub mod support;
 pub mod warm;

@@ -69,3 +69,34 @@ pub unsafe fn function<T: Copy>(library: &Library, name: &str) -> Option<T> {
     // SAFETY: the caller vouches for the type.
     unsafe { library.get::<T>(name) }.ok().map(|symbol| *symbol)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: Wanted = Wanted {
+        backend: "x264",
+        stem: "libquad-no-such-encoder.so.",
+        versions: (3, 5),
+        variable: "QUAD_NO_SUCH_VARIABLE",
+        cure: "Install it (apt install libx264-164), or set encode.backend to openh264",
+    };
+
+    #[test]
+    fn a_library_that_is_not_there_is_named_with_its_cure_and_ends_with_exit_code_69() {
+        let error = NONE.load().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Encoder x264 is not available: no libquad-no-such-encoder.so.3 to libquad-no-such-encoder.so.5 was found. \
+             Install it (apt install libx264-164), or set encode.backend to openh264"
+        );
+        assert_eq!(error.exit_code(), 69);
+    }
+
+    #[test]
+    fn a_file_that_the_environment_names_and_that_is_no_library_is_refused_by_its_name() {
+        // PATH is set everywhere and names no library.
+        let error = Wanted { variable: "PATH", ..NONE }.load().unwrap_err();
+        assert!(error.to_string().contains("PATH names ") && error.exit_code() == 69, "{error}");
+    }
+}

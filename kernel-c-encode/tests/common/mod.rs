@@ -1,6 +1,8 @@
 //! Frames to encode and a sink that keeps what comes out.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod direct;
+
 use kernel_c_encode::encoder::{AccessUnitMeta, AuSink, EncodeInput, Encoder, Key, LeftOut};
 use kernel_c_encode::error::{EncoderError, SinkError};
 use kernel_c_encode::select;

@@ -105,6 +105,8 @@ pub struct X264 {
     level: Option<Level>,
     number: i64,
     idr_owed: bool,
+    /// The buffer is smaller than it is to be, for one picture.
+    buffer_owed: bool,
 }
 
 fn refuse<T>(setting: &'static str, given: impl ToString, allowed: &str) -> Result<T, EncoderError> {
@@ -147,8 +149,8 @@ fn check(settings: &EncoderSettings) -> Result<Option<Level>, EncoderError> {
         return refuse("entropy", "cabac", "cavlc with profile baseline");
     }
     let quality = !settings.rate_control.holds_bitrate();
-    if quality && settings.qp == 0 {
-        return refuse("qp", 0, "1 to 51 for backend x264: 0 is lossless, which no usual receiver decodes");
+    if settings.rate_control == RateControl::ConstantQuality && settings.qp == 0 {
+        return refuse("qp", 0, "1 to 51 with icq for backend x264: 0 is lossless, which no usual receiver decodes");
     }
     let (colour, unknown) = (format.colour, "a code point that x264 has a name for");
     for (setting, code, names) in [
@@ -187,13 +189,16 @@ fn preset(settings: &EncoderSettings) -> Result<Param, EncoderError> {
     }
 }
 
+/// A lower bitrate begins with a buffer this many times smaller than it is from the second picture on.
+const EMPTIER_AFTER_DECREASE: u64 = 4;
+
 /// Bitrate and buffer as x264 takes them: kb/s and kbit.
-fn rate(settings: &EncoderSettings) -> [(&'static str, u32); 3] {
+fn rate(settings: &EncoderSettings, divisor: u64) -> [(&'static str, u32); 3] {
     let peak_kbps = match settings.rate_control {
         RateControl::Variable => settings.ceiling_kbps().max(settings.bitrate_kbps),
         _ => settings.bitrate_kbps,
     };
-    let buffer_kbit = u64::from(peak_kbps) * u64::from(settings.vbv_ms) / 1000;
+    let buffer_kbit = u64::from(peak_kbps) * u64::from(settings.vbv_ms) / 1000 / divisor;
     let buffer_kbit = u32::try_from(buffer_kbit).unwrap_or(u32::MAX).clamp(1, i32::MAX as u32);
     [("bitrate", settings.bitrate_kbps), ("vbv-maxrate", peak_kbps), ("vbv-bufsize", buffer_kbit)]
 }
@@ -237,7 +242,9 @@ fn params(settings: &EncoderSettings, level: Option<Level>) -> Result<Param, Enc
     } else {
         p.set("sliced-threads", "0")?;
         p.set("threads", "1")?;
-        p.set("slices", &slices.to_string())?;
+        if slices > 1 {
+            p.set("slices", &slices.to_string())?;
+        }
     }
     // What "zerolatency" says too, said again: the promise does not hang on a tune.
     for (name, value) in [("bframes", "0"), ("rc-lookahead", "0"), ("sync-lookahead", "0"), ("mbtree", "0")] {
@@ -260,14 +267,15 @@ fn params(settings: &EncoderSettings, level: Option<Level>) -> Result<Param, Enc
     }
     match settings.rate_control {
         RateControl::Constant | RateControl::Variable => {
-            for (name, value) in rate(settings) {
+            for (name, value) in rate(settings, 1) {
                 p.set(name, &value.to_string())?;
             }
         }
         RateControl::ConstantQp => {
-            p.set("qp", &settings.qp.to_string())?;
-            // Every picture has the one asked for.
-            p.set("ipratio", "1.0")?;
+            // Every picture gets its quantiser when it comes. The library's own mode of constant quantiser would
+            // clip another one a frame brings to the one it was opened with, and takes 0 for lossless.
+            p.set("crf", &settings.qp.max(1).to_string())?;
+            p.set("aq-mode", "0")?;
         }
         RateControl::ConstantQuality => p.set("crf", &settings.qp.to_string())?,
     }
@@ -330,7 +338,7 @@ impl X264 {
             private_picture(&mut library, &settings.format)?;
             number = 1;
         }
-        Ok(X264 { library, settings: settings.clone(), level, number, idr_owed: number > 0 })
+        Ok(X264 { library, settings: settings.clone(), level, number, idr_owed: number > 0, buffer_owed: false })
     }
 
     fn check_format(&self, given: &VideoFormat) -> Result<(), EncoderError> {
@@ -355,7 +363,11 @@ impl X264 {
             strides,
             number: self.number,
             idr: frame.force_idr || self.idr_owed,
-            qp: if self.settings.rate_control.holds_bitrate() { None } else { frame.qp },
+            qp: match self.settings.rate_control {
+                RateControl::Constant | RateControl::Variable => None,
+                RateControl::ConstantQp => frame.qp.or(Some(self.settings.qp)),
+                RateControl::ConstantQuality => frame.qp,
+            },
         }
     }
 }
@@ -414,6 +426,9 @@ impl Encoder for X264 {
         };
         // What did not get out is missing as a reference.
         self.idr_owed = written.is_err();
+        if std::mem::take(&mut self.buffer_owed) {
+            self.library.reconfigure(&rate(&self.settings, 1))?;
+        }
         if let Err(EncoderError::Sink(SinkError::TooLarge { .. })) = written {
             sink.left_out(key, LeftOut::TooLarge)?;
         }
@@ -434,7 +449,11 @@ impl Encoder for X264 {
         if max_kbps != 0 {
             settings.max_bitrate_kbps = max_kbps;
         }
-        self.library.reconfigure(&rate(&settings))?;
+        // What may still be sent at once was saved up at the old bitrate: the library keeps that much of it as the
+        // buffer of the next picture holds, so that a lower bitrate is not exceeded for a whole buffer.
+        let lower = kbps < self.settings.bitrate_kbps;
+        self.library.reconfigure(&rate(&settings, if lower { EMPTIER_AFTER_DECREASE } else { 1 }))?;
+        self.buffer_owed = lower;
         self.settings = settings;
         Ok(())
     }

@@ -130,3 +130,23 @@ pub fn follows_its_bitrate(encoder: &mut dyn Encoder, format: &VideoFormat, loos
     }
     assert_eq!(sink.units().iter().filter(|(meta, _)| meta.idr).count(), 1, "no restart");
 }
+
+/// The pictures of a stream as FFmpeg decodes them without a word (`h264`, `hevc`, `obu` as `kind`), planar; 8 bit or,
+/// for streams of 10 bit, 16. `None`: FFmpeg is not installed, which is said.
+pub fn decoded(kind: &str, stream: &[u8]) -> Option<Vec<u8>> {
+    if Command::new("ffmpeg").arg("-version").output().is_err() {
+        skip("the stream decoded by FFmpeg", "ffmpeg is not installed");
+        return None;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), stream).unwrap();
+    let output = Command::new("ffmpeg")
+        .args(["-hide_banner", "-nostdin", "-v", "warning", "-err_detect", "explode", "-f", kind, "-i"])
+        .arg(file.path())
+        .args(["-f", "rawvideo", "-fps_mode", "passthrough", "-"])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    Some(output.stdout)
+}

@@ -9,8 +9,9 @@
 //! its own default.
 //!
 //! `idr_pic_id`: the library alternates between 0 and 1, and ITU-T H.264 7.4.3 wants two consecutive IDR pictures to
-//! differ. An encoder that goes on with a stream of an odd number of IDR pictures therefore encodes one private
-//! picture first.
+//! differ. Of an encoder that goes on with a stream of an odd number of IDR pictures the number is changed in every IDR
+//! slice ([`with_idr_pic_id`]). A private picture in front would do it too, and was tried: the rate control takes it for
+//! the content and gives the first real one almost twice its bytes.
 //!
 //! With `intra_refresh` a moving column of intra blocks renews the picture once every `gop` frames, and an IDR comes
 //! only when it is asked for: that is how x264 understands it.
@@ -19,8 +20,10 @@
 use super::x264_library::{I420, LIBRARY, Library, NV12, Param, Picture};
 use crate::bitstream::annexb::nal_units;
 use crate::bitstream::assemble::hand_on;
-use crate::bitstream::h264::{nal_type, type_of};
+use crate::bitstream::h264::{SliceHeader, nal_type, type_of};
+use crate::bitstream::h264_idr_id::{pps_is_cabac, with_idr_pic_id};
 use crate::bitstream::h264_level::{self, Level, macroblocks};
+use crate::bitstream::h264_sps::Sps;
 use crate::encoder::{AuSink, Capabilities, EncodeInput, Encoder, LeftOut};
 use crate::error::{EncoderError, SinkError};
 use crate::settings::{EncoderSettings, Entropy, Gop, H264Profile, Preset, RateControl, check_bitrate};
@@ -107,6 +110,8 @@ pub struct X264 {
     idr_owed: bool,
     /// The buffer is smaller than it is to be, for one picture.
     buffer_owed: bool,
+    /// Room for units whose `idr_pic_id` is changed, and for that work.
+    rewritten: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 fn refuse<T>(setting: &'static str, given: impl ToString, allowed: &str) -> Result<T, EncoderError> {
@@ -297,23 +302,6 @@ fn csp(format: &VideoFormat) -> std::ffi::c_int {
     if format.pixel_format == PixelFormat::Nv12 { NV12 } else { I420 }
 }
 
-/// Encodes a grey picture that nobody sees, so that the next IDR has the other `idr_pic_id`.
-fn private_picture(library: &mut Library, format: &VideoFormat) -> Result<(), EncoderError> {
-    let (stride, rows) = (format.width as usize, format.height as usize);
-    let grey = vec![128u8; stride * rows];
-    let picture = Picture {
-        csp: csp(format),
-        planes: [grey.as_ptr(); 3],
-        strides: [stride as u32; 3],
-        number: 0,
-        idr: true,
-        qp: None,
-    };
-    // SAFETY: every plane is as large as the luma plane, and no other is larger.
-    unsafe { library.encode(&picture)? };
-    Ok(())
-}
-
 /// Opens it.
 ///
 /// # Errors
@@ -332,13 +320,19 @@ impl X264 {
         // That it is missing says more than what it would refuse.
         super::x264_library::build()?;
         let level = check(settings)?;
-        let mut library = Library::open(&mut params(settings, level)?)?;
-        let mut number = 0;
-        if !settings.idr_count.is_multiple_of(2) {
-            private_picture(&mut library, &settings.format)?;
-            number = 1;
-        }
-        Ok(X264 { library, settings: settings.clone(), level, number, idr_owed: number > 0, buffer_owed: false })
+        let library = Library::open(&mut params(settings, level)?)?;
+        let other_ids = !settings.idr_count.is_multiple_of(2);
+        // As large as an IDR can be for the ring.
+        let room = if other_ids { settings.format.width as usize * settings.format.height as usize } else { 0 };
+        Ok(X264 {
+            library,
+            settings: settings.clone(),
+            level,
+            number: 0,
+            idr_owed: false,
+            buffer_owed: false,
+            rewritten: other_ids.then(|| (Vec::with_capacity(room), Vec::with_capacity(room))),
+        })
     }
 
     fn check_format(&self, given: &VideoFormat) -> Result<(), EncoderError> {
@@ -372,7 +366,13 @@ impl X264 {
     }
 }
 
-/// The unit without the text in which the library describes itself and its settings in the first one.
+/// Whether `nal` is SEI of user data without a registered owner (payload type 5): the text in which the library
+/// describes itself and its settings in the first unit.
+fn is_description(nal: &[u8]) -> bool {
+    matches!(nal, [header, 5, ..] if type_of(*header) == nal_type::SEI)
+}
+
+/// The unit without the library's description of itself.
 fn without_description(bytes: &[u8]) -> Vec<u8> {
     nal_units(bytes)
         .filter(|unit| !is_description(unit.nal))
@@ -380,9 +380,26 @@ fn without_description(bytes: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// Whether `nal` is SEI of user data without a registered owner (payload type 5), which is all that this text is.
-fn is_description(nal: &[u8]) -> bool {
-    matches!(nal, [header, 5, ..] if type_of(*header) == nal_type::SEI)
+/// Copies an IDR unit with the other of the two `idr_pic_id`s the library alternates between.
+fn with_other_id(bytes: &[u8], (out, scratch): &mut (Vec<u8>, Vec<u8>)) -> Option<()> {
+    out.clear();
+    let (mut sps, mut cabac) = (None, None);
+    for unit in nal_units(bytes) {
+        match type_of(*unit.nal.first()?) {
+            nal_type::SPS => sps = Sps::parse(unit.nal),
+            nal_type::PPS => cabac = pps_is_cabac(unit.nal),
+            nal_type::IDR_SLICE => {
+                let (sps, cabac) = (sps.as_ref()?, cabac?);
+                let id = SliceHeader::parse(unit.nal, sps)?.idr_pic_id?;
+                out.extend_from_slice(&unit.with_start_code[..unit.with_start_code.len() - unit.nal.len()]);
+                with_idr_pic_id(unit.nal, (sps, cabac), 1 - u8::try_from(id.min(1)).ok()?, scratch, out)?;
+                continue;
+            }
+            _ => {}
+        }
+        out.extend_from_slice(unit.with_start_code);
+    }
+    Some(())
 }
 
 impl Encoder for X264 {
@@ -417,13 +434,21 @@ impl Encoder for X264 {
         let first = self.number == 0;
         self.number += 1;
         // SAFETY: `PixelsRead` proved that all rows of the coded height of every plane are mapped at their strides.
-        let bytes = unsafe { self.library.encode(&picture)? };
+        let (mut bytes, idr) = unsafe { self.library.encode(&picture)? };
+        let described;
+        if first {
+            described = without_description(bytes);
+            bytes = &described;
+        }
+        if let Some(rewritten) = self.rewritten.as_mut().filter(|_| idr) {
+            with_other_id(bytes, rewritten).ok_or_else(|| EncoderError::Bitstream {
+                library: LIBRARY,
+                reason: "an IDR slice has a header that cannot be read".to_owned(),
+            })?;
+            bytes = &rewritten.0;
+        }
         let (key, pts_ns) = (frame.key, frame.pts_ns);
-        let written = if first {
-            hand_on(LIBRARY, Codec::H264, &without_description(bytes), (key, pts_ns), sink)
-        } else {
-            hand_on(LIBRARY, Codec::H264, bytes, (key, pts_ns), sink)
-        };
+        let written = hand_on(LIBRARY, Codec::H264, bytes, (key, pts_ns), sink);
         // What did not get out is missing as a reference.
         self.idr_owed = written.is_err();
         if std::mem::take(&mut self.buffer_owed) {

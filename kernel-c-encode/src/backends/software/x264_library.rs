@@ -341,7 +341,8 @@ impl Library {
         if code < 0 { Err(failed("x264_encoder_reconfig", code)) } else { Ok(()) }
     }
 
-    /// Encodes one picture and returns its access unit, an Annex B stream; empty when nothing came out.
+    /// Encodes one picture and returns its access unit, an Annex B stream, and whether it is an IDR; empty when nothing
+    /// came out.
     ///
     /// # Safety
     /// All rows of the planes, at the strides given, are mapped and readable until this returns. The library copies
@@ -349,7 +350,7 @@ impl Library {
     ///
     /// # Errors
     /// [`EncoderError::Library`] when the library fails.
-    pub unsafe fn encode(&mut self, picture: &Picture) -> Result<&[u8], EncoderError> {
+    pub unsafe fn encode(&mut self, picture: &Picture) -> Result<(&[u8], bool), EncoderError> {
         let input = &mut *self.input;
         input.kind = if picture.idr { TYPE_IDR } else { TYPE_AUTO };
         input.qp_plus_1 = picture.qp.map_or(0, |qp| c_int::from(qp) + 1);
@@ -368,11 +369,12 @@ impl Library {
             return Err(failed("x264_encoder_encode", bytes));
         }
         if bytes == 0 || count <= 0 || nals.is_null() {
-            return Ok(&[]);
+            return Ok((&[], false));
         }
         // SAFETY: x264.h: the payloads of all NAL units lie one behind the other, `bytes` in all, and stay until the
         // next call, which needs `&mut self`.
-        Ok(unsafe { std::slice::from_raw_parts((*nals).payload, bytes as usize) })
+        let unit = unsafe { std::slice::from_raw_parts((*nals).payload, bytes as usize) };
+        Ok((unit, self.output.kind == TYPE_IDR))
     }
 }
 

@@ -8,6 +8,7 @@ pub mod bitstream;
 pub mod configured;
 pub mod encoder;
 pub mod error;
+pub mod ratecontrol;
 pub mod run;
 pub mod select;
 pub mod settings;

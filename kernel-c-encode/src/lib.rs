@@ -10,6 +10,7 @@ pub mod encoder;
 pub mod encoding;
 pub mod error;
 pub mod flight;
+pub mod ratecontrol;
 pub mod run;
 pub mod select;
 pub mod settings;

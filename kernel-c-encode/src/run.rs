@@ -259,7 +259,7 @@ fn follow_bitrate(kernel: &Kernel, output: &Producer, encoder: &mut dyn Encoder,
 
 /// Bytes kept for an access unit: a byte for each pixel is more than any setting in use spends on an IDR,
 /// and at small sizes headers count.
-fn au_buffer_bytes(codec: Codec, format: &VideoFormat) -> u64 {
+pub fn au_buffer_bytes(codec: Codec, format: &VideoFormat) -> u64 {
     const LEAST_BYTES: u64 = 256 << 10;
     match codec {
         Codec::Null => crate::backends::null::PAYLOAD_BYTES as u64,

@@ -75,7 +75,9 @@ pub(crate) struct State {
     free: Vec<Buffer>,
     copied_bytes: u64,
     last_frame_id: u64,
-    next_pts_ns: u64,
+    /// The last time that the caller gave, and how many frames followed it without one.
+    base_pts_ns: u64,
+    since_base: u64,
     bitrate_kbps: u32,
     /// Nothing of the encoder in use is out yet: it has to begin with an IDR.
     begins: bool,
@@ -97,7 +99,8 @@ impl State {
             free: Vec::new(),
             copied_bytes: 0,
             last_frame_id: 0,
-            next_pts_ns: 0,
+            base_pts_ns: 0,
+            since_base: 0,
             bitrate_kbps,
             begins: true,
         })
@@ -136,7 +139,11 @@ impl State {
             id if id > self.last_frame_id => id,
             id => return Err(Failure::value("frame_id", id, format!("0 or above {}", self.last_frame_id))),
         };
-        let pts_ns = if frame.pts_ns == 0 { self.next_pts_ns } else { frame.pts_ns };
+        let pts_ns = match frame.pts_ns {
+            // Counted from the last time given: rounded intervals that are added drift.
+            0 => self.base_pts_ns.saturating_add(self.layout.fps.frame_time_ns(self.since_base)),
+            given => given,
+        };
         if frame.bitrate_bps != 0 && frame.bitrate_bps != self.bitrate_bps() {
             // What cannot be had is no reason to lose the frame; the access unit says what is in force.
             let _ = self.set_bitrate(frame.bitrate_bps);
@@ -174,7 +181,11 @@ impl State {
             return Err(failure);
         }
         self.begins = false;
-        (self.last_frame_id, self.next_pts_ns) = (frame_id, pts_ns.saturating_add(self.layout.fps.interval_ns()));
+        self.last_frame_id = frame_id;
+        if frame.pts_ns != 0 {
+            (self.base_pts_ns, self.since_base) = (pts_ns, 0);
+        }
+        self.since_base += 1;
         Ok(())
     }
 

@@ -354,7 +354,7 @@ fn open_cold(backend: &str, settings: &EncoderSettings) -> Result<Box<dyn Encode
 
 /// Bytes kept for an access unit: a byte for each pixel is more than any setting in use spends on an IDR,
 /// and at small sizes headers count.
-fn au_buffer_bytes(codec: Codec, format: &VideoFormat) -> u64 {
+pub fn au_buffer_bytes(codec: Codec, format: &VideoFormat) -> u64 {
     const LEAST_BYTES: u64 = 256 << 10;
     match codec {
         Codec::Null => null::PAYLOAD_BYTES as u64,

@@ -7,8 +7,9 @@ use crate::failure::Failure;
 use crate::types::*;
 use kernel_c_encode::bitstream::assemble::hand_on;
 use kernel_c_encode::encoder::{AuSink as _, Key, LeftOut};
+use kernel_c_encode::encoding::au_buffer_bytes;
 use kernel_c_encode::error::{EncoderError, SinkError};
-use kernel_c_encode::run::au_buffer_bytes;
+use kernel_c_encode::flight::{Flight, Flights};
 use kernel_c_encode::sink::RingSink;
 use kernel_host::args::KernelArgs;
 use kernel_host::config::{Encode, VideoCodec};
@@ -43,6 +44,8 @@ pub(crate) struct Ring {
     next: Option<(Owed, VideoFormat)>,
     /// What the output ring was made ready for.
     open: Option<(Codec, VideoFormat)>,
+    /// The frame that an access unit is being published for.
+    flights: Flights,
     /// Nothing of this process is out yet: it has to begin with an IDR.
     begins: bool,
     interval_ns: u64,
@@ -101,7 +104,8 @@ impl Ring {
         kernel.telemetry.set_path("a program in C");
         kernel.running();
         let (taken, next) = (VecDeque::new(), None);
-        Ok(Ring { stage, kernel, config, taken, next, open: None, begins: true, interval_ns: 0 })
+        let flights = Flights::default();
+        Ok(Ring { stage, kernel, config, taken, next, open: None, flights, begins: true, interval_ns: 0 })
     }
 
     /// Leaves the place in order: what was taken and not answered is still owed, and a successor does it.
@@ -310,7 +314,12 @@ impl Ring {
         let mut details = self.stage.input.details(&taken);
         details.stamp(StageTime::EncodeBegin, begin_ns);
         let key = Key { source_id: taken.head.key.id(), sub: taken.head.key.sub() };
-        let mut sink = RingSink::new(&mut self.stage.output, claim, &taken, details);
+        let mut flight = Flight::new(&mut self.stage.input, taken, details, begin_ns)
+            .map_err(|error| Failure::new(QSV_ERR_RING, error.to_string()))?;
+        (flight.idr_asked, flight.forced) = (forced.flatten(), forced.is_some());
+        self.flights.enter(flight);
+        let mut claim = Some(claim);
+        let mut sink = RingSink::new(&mut self.kernel, &mut self.stage, &mut self.flights, &mut claim);
         let mut handed = hand_on("the program", codec, bytes, (key, unit.pts_ns), &mut sink);
         if let Err(EncoderError::Sink(SinkError::TooLarge { .. })) = &handed {
             // What follows refers to what is lost here.
@@ -319,24 +328,20 @@ impl Ring {
                 handed = Err(refused.into());
             }
         }
-        let done = sink.finish()?;
+        let done = sink.finish();
+        if let Some(claim) = claim {
+            self.stage.output.abort(claim)?;
+        }
         // A stream that is none was not published: the frame stays owed, for another try or a skip.
-        if done.bytes > 0 || done.left_out {
+        if self.flights.leave().is_none() {
             self.taken.pop_front();
         }
-        let telemetry = &self.kernel.telemetry;
-        let done_ns = monotonic_ns();
-        telemetry.add(Counter::Bytes, done.bytes);
-        telemetry.add(Counter::Tombstones, u64::from(done.left_out));
+        if let Some(failure) = done.failed {
+            return Err(failure.into());
+        }
         if done.idr {
             self.begins = false;
-            telemetry.add(Counter::Idrs, 1);
-            if let Some(Some(serial)) = forced {
-                self.stage.output.requests().idr_served(serial);
-            }
         }
-        telemetry.sample(Measure::Work, done_ns, done_ns - begin_ns);
-        telemetry.frame(done_ns);
         if let Some((kbps, serial)) = asked_bitrate {
             self.acknowledge(kbps, serial, unit.bitrate_bps);
         }

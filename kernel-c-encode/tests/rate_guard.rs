@@ -28,22 +28,30 @@ fn fullest_second(sizes: &[u64], kbps: u32, from: usize) -> f64 {
 
 #[test]
 fn probe() {
-    for (noise, kbps) in [(24, 1000), (16,1000), (24, 2000), (64, 1000), (64, 2000)] {
+    for (noise, kbps) in [(24, 1000), (16, 1000), (24, 2000), (64, 1000), (64, 2000)] {
         let settings = EncoderSettings {
             gop: Gop::Frames(25),
             ..EncoderSettings::live(Codec::H264, nv12(320, 180, FPS, Colour::BT709_LIMITED), kbps)
         };
         for guarded in [false, true] {
             let mut encoder = OpenH264::open(&settings).unwrap();
-            if !guarded { encoder = encoder.without_guard(); }
+            if !guarded {
+                encoder = encoder.without_guard();
+            }
             let mut sink = Keep::default();
             let mut first = None;
             for index in 0..60 {
                 encode(&mut encoder, &settings.format, index, index == 11, noise, &mut sink).unwrap();
-                if first.is_none() && encoder.guard().is_some_and(|g| g.took_over() > 0) { first = Some(index); }
+                if first.is_none() && encoder.guard().is_some_and(|g| g.took_over() > 0) {
+                    first = Some(index);
+                }
             }
             let s = sizes(&sink);
-            println!("{noise} {kbps} {guarded}: {:.3} first {first:?} {:?}", fullest_second(&s, kbps, 0), s.iter().map(|b| b/1000).collect::<Vec<_>>());
+            println!(
+                "{noise} {kbps} {guarded}: {:.3} first {first:?} {:?}",
+                fullest_second(&s, kbps, 0),
+                s.iter().map(|b| b / 1000).collect::<Vec<_>>()
+            );
         }
     }
 }

@@ -64,8 +64,7 @@ impl GuardedRate {
     pub fn new(settings: &EncoderSettings, params: &sys::SEncParamExt) -> Result<GuardedRate, EncoderError> {
         let format = &settings.format;
         let pixels = u64::from(format.width) * u64::from(format.height);
-        let guard =
-            Guard::new(habits(settings), settings.bitrate_kbps, format.fps.as_f64(), pixels)?;
+        let guard = Guard::new(habits(settings), settings.bitrate_kbps, format.fps.as_f64(), pixels)?;
         let meter = ComplexityMeter::new(format)?;
         Ok(GuardedRate { guard, meter, params: Box::new(*params), told: None, gop: settings.gop, since_idr: 0 })
     }

@@ -7,6 +7,8 @@
 use crate::error::{EncoderError, SinkError};
 use shm_protocol::frame::{Codec, PixelFormat};
 use shm_protocol::pixels::PixelsRead;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 /// Parts an access unit is described by at the most: what the descriptor of a ring slot has room for.
 pub const MAX_PARTS: usize = 8;
@@ -21,17 +23,49 @@ pub struct Key {
     pub sub: u16,
 }
 
+/// The memory that a frame lies in, for backends that pass it to a device by its descriptor.
+#[derive(Debug, Clone, Copy)]
+pub struct FrameMemory<'a> {
+    /// A DMA-BUF that is the frame's buffer, or the sealed memory that holds its whole pool.
+    pub fd: BorrowedFd<'a>,
+    /// Whether `fd` is a DMA-BUF. Drivers refuse other memory.
+    pub dma_buf: bool,
+    /// First byte of the frame's buffer within `fd`; the planes' offsets count from there.
+    pub offset: u64,
+    /// Bytes of `fd`.
+    pub size_bytes: u64,
+    /// Which buffer this is: equal identities are the same memory for as long as the encoder lives, so that an import
+    /// may be kept.
+    pub identity: BufferIdentity,
+}
+
+/// Which buffer of which pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BufferIdentity {
+    /// Ring that owns the pool.
+    pub ring_uid: u32,
+    /// Generation of the pool.
+    pub generation: u32,
+    /// Index of the buffer.
+    pub index: u16,
+}
+
 /// One frame to encode.
 #[derive(Debug, Clone, Copy)]
 pub struct EncodeInput<'a> {
     /// The pixels; must stay mapped until [`Encoder::encode`] returns (zero-delay backends) or the key came out.
     pub pixels: PixelsRead<'a>,
+    /// The memory of those pixels, where it has a descriptor.
+    pub memory: Option<FrameMemory<'a>>,
     /// Identity; above that of the frame before.
     pub key: Key,
     /// Presentation time, ns.
     pub pts_ns: u64,
     /// Makes this very frame an IDR.
     pub force_idr: bool,
+    /// Quantisation parameter of this very frame, for backends with [`Capabilities::frame_qp`] that hold no bitrate
+    /// themselves; `None`: as they were opened.
+    pub qp: Option<u8>,
     /// IDR pictures the stream had before this frame, for backends that set `idr_pic_id` frame by frame. Backends
     /// whose library counts by itself take [`crate::settings::EncoderSettings::idr_count`] once.
     pub idr_count: u32,
@@ -158,6 +192,8 @@ pub struct Capabilities {
     pub live_bitrate: bool,
     /// [`EncodeInput::force_idr`] acts on the very frame.
     pub idr_on_request: bool,
+    /// [`EncodeInput::qp`] acts on the very frame.
+    pub frame_qp: bool,
     /// Frames that go in before the first access unit comes out; 0 means that every call brings its own.
     pub delay_frames: u32,
     /// Pixel formats it takes.
@@ -203,6 +239,20 @@ pub trait Encoder: Send {
     /// # Errors
     /// [`EncoderError::Setting`] when it is 0 or above what the level of the stream carries.
     fn set_bitrate(&mut self, kbps: u32, max_kbps: u32) -> Result<(), EncoderError>;
+
+    /// Brings out what is ready, waiting up to `patience` for the oldest frame inside. Called while no new frame
+    /// comes. Nothing for zero-delay backends.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    fn collect(&mut self, _sink: &mut dyn AuSink, _patience: Duration) -> Result<(), EncoderError> {
+        Ok(())
+    }
+
+    /// Pixel bytes that our own code copied for a device or a library since the encoder was opened.
+    fn copied_bytes(&self) -> u64 {
+        0
+    }
 
     /// Brings out every frame still inside. Nothing for zero-delay backends.
     ///

@@ -73,6 +73,14 @@ pub enum EncoderError {
         /// The code it returned.
         code: i64,
     },
+    /// The device or its driver is lost, and neither a reset nor a new session helped.
+    #[error("Encoder {backend} lost its device: {reason}")]
+    DeviceLost {
+        /// The backend.
+        backend: &'static str,
+        /// The call and what it said, and what the resets said.
+        reason: String,
+    },
     /// The library made a bitstream that breaks a promise of the trait.
     #[error("{library} made a bitstream that cannot be handed on: {reason}")]
     Bitstream {
@@ -96,17 +104,21 @@ impl EncoderError {
             | EncoderError::Format(_)
             | EncoderError::PixelFormat { .. } => Recovery::Fatal,
             EncoderError::FormatChanged { .. } => Recovery::Reattach,
-            EncoderError::Library { .. } | EncoderError::Bitstream { .. } => Recovery::Restart,
+            EncoderError::Library { .. } | EncoderError::DeviceLost { .. } | EncoderError::Bitstream { .. } => {
+                Recovery::Restart
+            }
             EncoderError::Sink(SinkError::TooLarge { .. }) => Recovery::Retry,
             EncoderError::Sink(SinkError::Refused(_)) => Recovery::Restart,
         }
     }
 
-    /// The exit code of `sysexits.h` for this error: 69 unavailable, 78 configuration, 70 otherwise.
+    /// The exit code of `sysexits.h` for this error: 69 unavailable, 78 configuration, 75 for a lost device, which a
+    /// new process may find again, 70 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
             EncoderError::Unavailable { .. } => 69,
             EncoderError::Setting { .. } | EncoderError::Format(_) | EncoderError::PixelFormat { .. } => 78,
+            EncoderError::DeviceLost { .. } => 75,
             _ => 70,
         }
     }

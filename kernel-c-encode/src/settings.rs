@@ -1,23 +1,53 @@
 //! What an encoder is opened with: the values of the configuration, already typed, checked against each other.
 
 use crate::error::EncoderError;
-use shm_protocol::frame::{Codec, VideoFormat};
+use shm_protocol::frame::{Codec, PixelFormat, VideoFormat};
+use std::path::PathBuf;
 
 /// Largest bitrate that can be asked for, kb/s: H.264 level 5.2 High (ITU-T H.264 Table A-1, 240 000 × 1250 bit/s)
 /// rounded up; HEVC and AV1 levels for live video stay below.
 pub const MAX_BITRATE_KBPS: u32 = 400_000;
 /// Largest quantisation parameter of H.264 and HEVC at 8 bit (ITU-T H.264 7.4.2.2).
 pub const MAX_QP: u8 = 51;
+/// Largest quantiser index of AV1 (`base_q_idx`, AV1 specification 5.9.12).
+pub const MAX_AV1_QP: u8 = 255;
 /// Slices and threads beyond this only cost: each slice breaks prediction.
 pub const MAX_SLICES: u8 = 32;
+/// Largest tile columns of HEVC (ITU-T H.265 Table A.8, level 6.2); AV1 allows 64, which needs a wider picture than any.
+pub const MAX_TILE_COLUMNS: u8 = 20;
+/// Largest tile rows of HEVC (ITU-T H.265 Table A.8, level 6.2).
+pub const MAX_TILE_ROWS: u8 = 22;
+/// Frames a hardware encoder may work on at a time: beyond this only the latency grows.
+pub const MAX_ASYNC_DEPTH: u8 = 16;
 
 /// How the encoder spends bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateControl {
     /// Holds `bitrate_kbps`.
-    Bitrate,
+    Constant,
+    /// Holds `bitrate_kbps` on average, up to the ceiling for a while.
+    Variable,
     /// Holds the quantisation parameter `qp`; the bitrate follows the content.
     ConstantQp,
+    /// Holds the quality `qp` stands for and spends less where the eye forgives it; the bitrate follows the content.
+    ConstantQuality,
+}
+
+impl RateControl {
+    /// Whether a bitrate is held; otherwise it follows from the content.
+    pub const fn holds_bitrate(self) -> bool {
+        matches!(self, RateControl::Constant | RateControl::Variable)
+    }
+
+    /// The name used in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RateControl::Constant => "cbr",
+            RateControl::Variable => "vbr",
+            RateControl::ConstantQp => "cqp",
+            RateControl::ConstantQuality => "icq",
+        }
+    }
 }
 
 /// How often an IDR comes without being asked for.
@@ -45,6 +75,59 @@ pub enum Preset {
     Medium,
     /// Best picture.
     Quality,
+    /// The backend's own number: oneVPL's target usage 1–7, VA-API's quality level, SVT-AV1's preset.
+    Number(u8),
+    /// The name of x264 and x265.
+    Named(X26xPreset),
+}
+
+/// Presets of x264 and x265, quickest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they have no meaning beyond their names and their order")]
+pub enum X26xPreset {
+    Ultrafast,
+    Superfast,
+    Veryfast,
+    Faster,
+    Fast,
+    Medium,
+    Slow,
+    Slower,
+    Veryslow,
+}
+
+impl X26xPreset {
+    /// All of them with their names; "fast" and "medium" are taken by [`Preset`] itself.
+    pub const NAMES: [(X26xPreset, &'static str); 9] = [
+        (X26xPreset::Ultrafast, "ultrafast"),
+        (X26xPreset::Superfast, "superfast"),
+        (X26xPreset::Veryfast, "veryfast"),
+        (X26xPreset::Faster, "faster"),
+        (X26xPreset::Fast, "fast"),
+        (X26xPreset::Medium, "medium"),
+        (X26xPreset::Slow, "slow"),
+        (X26xPreset::Slower, "slower"),
+        (X26xPreset::Veryslow, "veryslow"),
+    ];
+
+    /// The name the libraries know.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(preset, _)| *preset == self).map_or("ultrafast", |(_, name)| name)
+    }
+
+    /// The preset of that name.
+    pub fn from_name(name: &str) -> Option<X26xPreset> {
+        Self::NAMES.iter().find(|(_, known)| *known == name).map(|(preset, _)| *preset)
+    }
+}
+
+/// How H.264 codes its symbols (ITU-T H.264 9.2, 9.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entropy {
+    /// Variable-length codes: less work, about a tenth more bits.
+    Cavlc,
+    /// Arithmetic coding: Main and High profile only.
+    Cabac,
 }
 
 /// Profiles of H.264 (ITU-T H.264 A.2).
@@ -58,8 +141,8 @@ pub enum H264Profile {
     High,
 }
 
-/// Everything an encoder is opened with. Size, frame rate and colour come from `format`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Everything an encoder is opened with. Size, frame rate, bit depth and colour come from `format`.
+#[derive(Debug, Clone, PartialEq)]
 pub struct EncoderSettings {
     /// Codec of the access units.
     pub codec: Codec,
@@ -73,7 +156,7 @@ pub struct EncoderSettings {
     pub vbv_ms: u32,
     /// How bits are spent.
     pub rate_control: RateControl,
-    /// Quantisation parameter for [`RateControl::ConstantQp`], 0–51.
+    /// Quantisation parameter or quality when no bitrate is held: 0–51, for AV1 0–255.
     pub qp: u8,
     /// How often an IDR comes by itself.
     pub gop: Gop,
@@ -81,12 +164,24 @@ pub struct EncoderSettings {
     pub low_latency: bool,
     /// Speed against quality.
     pub preset: Preset,
-    /// Profile, for H.264.
-    pub profile: H264Profile,
+    /// Profile, for H.264; `None` leaves it to the backend. Those of HEVC and AV1 follow from the bit depth.
+    pub profile: Option<H264Profile>,
+    /// Entropy coding, for H.264; `None`: by the profile.
+    pub entropy: Option<Entropy>,
     /// `level_idc` (ten times the level); `None` chooses the lowest that carries size, rate and bitrate.
     pub level_idc: Option<u8>,
     /// Slices of a picture; 0 means one per thread.
     pub slices: u8,
+    /// Tile columns, for HEVC and AV1; 0 leaves them to the backend.
+    pub tile_columns: u8,
+    /// Tile rows, for HEVC and AV1; 0 leaves them to the backend.
+    pub tile_rows: u8,
+    /// Renews the picture by a moving band of intra blocks between IDR pictures.
+    pub intra_refresh: bool,
+    /// Frames a hardware encoder works on at a time; 0 means 1.
+    pub async_depth: u8,
+    /// Render node of a hardware encoder; `None`: the first that can.
+    pub device: Option<PathBuf>,
     /// Threads of one picture; 0 means 1.
     pub threads: u8,
     /// IDR pictures the stream already had before this encoder. ITU-T H.264 7.4.3 wants two consecutive IDR pictures
@@ -105,14 +200,20 @@ impl EncoderSettings {
             // One frame interval at 60 fps would starve IDRs, a second would hide them: half a second is what the
             // pacer of kernel D spreads an IDR over at the worst.
             vbv_ms: 500,
-            rate_control: RateControl::Bitrate,
+            rate_control: RateControl::Constant,
             qp: 26,
             gop: Gop::two_seconds(&format),
             low_latency: true,
             preset: Preset::Fast,
-            profile: H264Profile::ConstrainedBaseline,
+            profile: None,
+            entropy: None,
             level_idc: None,
             slices: 0,
+            tile_columns: 0,
+            tile_rows: 0,
+            intra_refresh: false,
+            async_depth: 0,
+            device: None,
             threads: 1,
             idr_count: 0,
         }
@@ -124,6 +225,40 @@ impl EncoderSettings {
             self.bitrate_kbps.saturating_mul(4).min(MAX_BITRATE_KBPS)
         } else {
             self.max_bitrate_kbps
+        }
+    }
+
+    /// Bits of a sample: 10 for P010, otherwise 8.
+    pub fn bit_depth(&self) -> u8 {
+        if self.format.pixel_format == PixelFormat::P010 { 10 } else { 8 }
+    }
+
+    /// Largest `qp` of the codec.
+    pub fn max_qp(&self) -> u8 {
+        if self.codec == Codec::Av1 { MAX_AV1_QP } else { MAX_QP }
+    }
+
+    /// Refuses what this backend has not: a setting that is accepted and changes nothing is a trap.
+    ///
+    /// # Errors
+    /// [`EncoderError::Setting`] for the first of `device`, tiles, `intra_refresh`, `async_depth` above 1 and
+    /// `entropy` that was asked for and is not in `has`.
+    pub fn refuse_all_but(&self, backend: &str, has: &[&str]) -> Result<(), EncoderError> {
+        let asked = [
+            ("device", self.device.as_ref().map(|path| path.display().to_string())),
+            ("tile_columns", (self.tile_columns > 1).then(|| self.tile_columns.to_string())),
+            ("tile_rows", (self.tile_rows > 1).then(|| self.tile_rows.to_string())),
+            ("intra_refresh", self.intra_refresh.then(|| "true".to_owned())),
+            ("async_depth", (self.async_depth > 1).then(|| self.async_depth.to_string())),
+            ("entropy", self.entropy.map(|entropy| format!("{entropy:?}").to_lowercase())),
+        ];
+        match asked.into_iter().find(|(name, given)| given.is_some() && !has.contains(name)) {
+            Some((setting, given)) => Err(EncoderError::Setting {
+                setting,
+                given: given.unwrap_or_default(),
+                allowed: format!("nothing with backend {backend}, which has no such choice"),
+            }),
+            None => Ok(()),
         }
     }
 
@@ -145,7 +280,7 @@ impl EncoderSettings {
             self.format.fps,
             self.format.colour,
         )?;
-        if self.rate_control == RateControl::Bitrate {
+        if self.rate_control.holds_bitrate() {
             check_bitrate("bitrate_kbps", self.bitrate_kbps)?;
             check_bitrate("max_bitrate_kbps", self.ceiling_kbps())?;
             if self.ceiling_kbps() < self.bitrate_kbps {
@@ -156,11 +291,11 @@ impl EncoderSettings {
                 });
             }
         }
-        if self.qp > MAX_QP {
+        if self.qp > self.max_qp() {
             return Err(EncoderError::Setting {
                 setting: "qp",
                 given: self.qp.to_string(),
-                allowed: format!("0 to {MAX_QP}"),
+                allowed: format!("0 to {}", self.max_qp()),
             });
         }
         if self.gop == Gop::Frames(0) {
@@ -170,14 +305,24 @@ impl EncoderSettings {
                 allowed: "at least 1 frame, or infinite".to_owned(),
             });
         }
-        for (setting, given) in [("slices", self.slices), ("threads", self.threads)] {
-            if given > MAX_SLICES {
-                return Err(EncoderError::Setting {
-                    setting,
-                    given: given.to_string(),
-                    allowed: format!("0 (automatic) to {MAX_SLICES}"),
-                });
+        for (setting, given, most) in [
+            ("slices", self.slices, MAX_SLICES),
+            ("threads", self.threads, MAX_SLICES),
+            ("tile_columns", self.tile_columns, MAX_TILE_COLUMNS),
+            ("tile_rows", self.tile_rows, MAX_TILE_ROWS),
+            ("async_depth", self.async_depth, MAX_ASYNC_DEPTH),
+        ] {
+            if given > most {
+                let allowed = format!("0 (automatic) to {most}");
+                return Err(EncoderError::Setting { setting, given: given.to_string(), allowed });
             }
+        }
+        if self.codec == Codec::H264 && self.tile_columns.max(self.tile_rows) > 1 {
+            return Err(EncoderError::Setting {
+                setting: "tile_columns",
+                given: format!("{}x{}", self.tile_columns, self.tile_rows),
+                allowed: "1x1 for h264, which has slices but no tiles".to_owned(),
+            });
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ impl Warm {
         let fits = |settings: &EncoderSettings| {
             let idr_count = wanted.idr_count % 2;
             let (bitrate_kbps, max_bitrate_kbps) = (settings.bitrate_kbps, settings.max_bitrate_kbps);
-            *settings == EncoderSettings { idr_count, bitrate_kbps, max_bitrate_kbps, ..*wanted }
+            *settings == EncoderSettings { idr_count, bitrate_kbps, max_bitrate_kbps, ..wanted.clone() }
         };
         let index = self.ready.iter().position(|(settings, _)| fits(settings))?;
         let (settings, mut encoder) = self.ready.swap_remove(index);
@@ -77,7 +77,7 @@ impl Warm {
 /// As [`select::open`].
 pub fn open_for_warm_up(backend: &str, settings: &EncoderSettings) -> Result<Box<dyn Encoder>, EncoderError> {
     // The private picture counts as an IDR in the library; the stream never sees it.
-    let before = EncoderSettings { idr_count: settings.idr_count.wrapping_sub(1), ..*settings };
+    let before = EncoderSettings { idr_count: settings.idr_count.wrapping_sub(1), ..settings.clone() };
     Ok(select::open(backend, &before)?.encoder)
 }
 
@@ -87,7 +87,8 @@ pub fn open_for_warm_up(backend: &str, settings: &EncoderSettings) -> Result<Box
 /// # Errors
 /// As [`Encoder::encode`].
 pub fn warm_up(encoder: &mut dyn Encoder, pixels: PixelsRead<'_>) -> Result<(), EncoderError> {
-    let input = EncodeInput { pixels, key: Key::default(), pts_ns: 0, force_idr: true, idr_count: 0 };
+    let input =
+        EncodeInput { pixels, key: Key::default(), memory: None, qp: None, pts_ns: 0, force_idr: true, idr_count: 0 };
     encoder.encode(&input, &mut Discard::default())
 }
 
@@ -143,8 +144,8 @@ mod tests {
         let format = VideoFormat::packed(PixelFormat::Nv12, 320, 180, fps, Colour::BT709_LIMITED).unwrap();
         let settings = EncoderSettings::live(Codec::H264, format, 500);
         let open = |idr_count| {
-            let settings = EncoderSettings { idr_count, ..settings };
-            (settings, open_for_warm_up("openh264", &settings).unwrap())
+            let settings = EncoderSettings { idr_count, ..settings.clone() };
+            (settings.clone(), open_for_warm_up("openh264", &settings).unwrap())
         };
         (Warm { prepared: Some(format), ready: vec![open(0), open(1)] }, settings)
     }
@@ -152,18 +153,18 @@ mod tests {
     #[test]
     fn the_encoder_of_the_right_parity_is_taken_once() {
         let (mut warm, settings) = warm();
-        let wanted = EncoderSettings { idr_count: 7, ..settings };
+        let wanted = EncoderSettings { idr_count: 7, ..settings.clone() };
         assert!(warm.take(&wanted).is_some());
         assert!(warm.take(&wanted).is_none(), "there was one of each");
-        assert!(warm.take(&EncoderSettings { idr_count: 8, ..settings }).is_some());
+        assert!(warm.take(&EncoderSettings { idr_count: 8, ..settings.clone() }).is_some());
     }
 
     #[test]
     fn other_settings_need_another_encoder_and_another_bitrate_does_not() {
         let (mut warm, settings) = warm();
-        assert!(warm.take(&EncoderSettings { slices: 2, ..settings }).is_none());
-        assert!(warm.take(&EncoderSettings { bitrate_kbps: 700, ..settings }).is_some());
+        assert!(warm.take(&EncoderSettings { slices: 2, ..settings.clone() }).is_none());
+        assert!(warm.take(&EncoderSettings { bitrate_kbps: 700, ..settings.clone() }).is_some());
         // Far above the level that was chosen for 500 kb/s.
-        assert!(warm.take(&EncoderSettings { bitrate_kbps: 100_000, idr_count: 1, ..settings }).is_none());
+        assert!(warm.take(&EncoderSettings { bitrate_kbps: 100_000, idr_count: 1, ..settings.clone() }).is_none());
     }
 }

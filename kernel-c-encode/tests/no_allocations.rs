@@ -68,6 +68,8 @@ fn the_steady_state_allocates_nothing() {
             common::fill(&settings.format, index, 8, &mut bytes);
             let frame = EncodeInput {
                 pixels: PixelsRead::from_slice(&settings.format, &bytes).unwrap(),
+                memory: None,
+                qp: None,
                 key: Key { source_id: index, sub: 0 },
                 pts_ns: index * 33_000_000,
                 force_idr: index % 10 == 5,

@@ -52,7 +52,7 @@ fn colour_is_signalled_as_carried() {
 fn our_writer_makes_the_librarys_own_parameter_set() {
     for profile in [H264Profile::ConstrainedBaseline, H264Profile::Main, H264Profile::High] {
         let mut settings = small(Codec::H264);
-        settings.profile = profile;
+        settings.profile = Some(profile);
         let stream = stream_with(&settings, 1, &[]);
         let nal = nal_units(&stream).find(|n| type_of(n.nal[0]) == nal_type::SPS).unwrap().nal;
         let mut written = [0; 256];
@@ -65,7 +65,7 @@ fn our_writer_makes_the_librarys_own_parameter_set() {
 fn the_profile_is_the_one_asked_for() {
     for (profile, idc) in [(H264Profile::ConstrainedBaseline, 66), (H264Profile::Main, 77), (H264Profile::High, 100)] {
         let mut settings = small(Codec::H264);
-        settings.profile = profile;
+        settings.profile = Some(profile);
         let sps = first_sps(&stream_with(&settings, 1, &[]));
         assert_eq!(sps.profile_idc, idc);
         if idc == 66 {
@@ -156,7 +156,8 @@ fn i420_and_nv12_of_the_same_picture_give_the_same_stream() {
             }
         }
         let key = Key { source_id: 1000 + index, sub: 0 };
-        let input = |pixels| EncodeInput { pixels, key, pts_ns: index, force_idr: false, idr_count: 0 };
+        let input =
+            |pixels| EncodeInput { pixels, memory: None, qp: None, key, pts_ns: index, force_idr: false, idr_count: 0 };
         from_nv12.encode(&input(source), &mut a).unwrap();
         from_i420.encode(&input(PixelsRead::from_slice(&planar, &other).unwrap()), &mut b).unwrap();
     }

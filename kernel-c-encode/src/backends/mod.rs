@@ -1,4 +1,5 @@
 //! The encoders.
 
+pub mod intel;
 pub mod null;
 pub mod software;

@@ -161,7 +161,7 @@ impl NullEncoder {
                 allowed: "null for backend null".to_owned(),
             });
         }
-        Ok(NullEncoder { settings: *settings, read_pixels, index: 0, since_idr: 0, idr_owed: true })
+        Ok(NullEncoder { settings: settings.clone(), read_pixels, index: 0, since_idr: 0, idr_owed: true })
     }
 }
 
@@ -182,6 +182,7 @@ impl Encoder for NullEncoder {
         Capabilities {
             live_bitrate: true,
             idr_on_request: true,
+            frame_qp: false,
             delay_frames: 0,
             pixel_formats: &PixelFormat::ALL,
             min_size: (1, 1),

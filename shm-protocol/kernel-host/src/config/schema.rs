@@ -140,6 +140,8 @@ section! {
         "preset" preset: Option<String> = None, fixed;
         /// The codec's profile, for example "high". Unset: the backend's choice.
         "profile" profile: Option<String> = None, fixed;
+        /// H.264: "cabac" or "cavlc". Unset: as the profile has it.
+        "entropy" entropy: Option<String> = None, fixed;
         /// The codec's level, for example "4.1". Unset: by size and rate.
         "level" level: Option<String> = None, fixed;
         /// Slices a picture is cut into. Unset: the backend's choice.

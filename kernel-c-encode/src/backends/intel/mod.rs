@@ -1,0 +1,6 @@
+//! QuickSync: through oneVPL, or through VA-API alone.
+
+pub mod copy;
+pub mod display;
+pub mod vaapi;
+pub mod vpl;

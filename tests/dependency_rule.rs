@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use system_tests::build::root;
 
 const KERNELS: [&str; 4] = ["kernel-a-capture", "kernel-b-process", "kernel-c-encode", "kernel-d-net"];
+/// Stand-ins for what a machine may not have: tests alone load them.
+const FIXTURES: [&str; 1] = ["vpl-fixture"];
 /// Longest file of the product, lines: "about 500" with a tenth of tolerance.
 const MOST_LINES: usize = 550;
 /// Longest file of tests: tables of cases that belong together are longer.
@@ -54,6 +56,21 @@ fn kernels_depend_on_the_host_and_the_protocol_and_never_on_each_other() {
     assert_eq!(members_used(&metadata, "shm-protocol"), set(&[]));
     let tool = members_used(&metadata, "quadctl");
     assert!(tool.is_subset(&set(&["kernel-host", "shm-protocol"])), "{tool:?}");
+}
+
+#[test]
+fn a_fixture_may_use_the_encoders_and_nothing_of_the_product_uses_a_fixture() {
+    let metadata = metadata();
+    let allowed = set(&["kernel-c-encode", "shm-protocol", "onevpl-sys", "libva-sys"]);
+    for fixture in FIXTURES {
+        let used = members_used(&metadata, fixture);
+        assert!(used.is_subset(&allowed), "{fixture} uses {used:?}");
+        let product = metadata.workspace_default_packages();
+        assert!(product.iter().all(|member| member.name.as_str() != fixture), "{fixture} is not built by default");
+        for member in metadata.workspace_packages() {
+            assert!(!uses(&metadata, &member.name).contains(fixture), "{} uses {fixture}", member.name);
+        }
+    }
 }
 
 #[test]

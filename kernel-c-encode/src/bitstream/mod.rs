@@ -5,6 +5,7 @@ pub mod assemble;
 pub mod av1;
 pub mod bits;
 pub mod h264;
+pub mod h264_idr_id;
 pub mod h264_level;
 pub mod h264_sps;
 pub mod hevc;

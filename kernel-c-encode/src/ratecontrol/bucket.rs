@@ -17,7 +17,13 @@ impl LeakyBucket {
     /// the channel takes bits out frame by frame.
     pub fn new(size_bits: f64, drain_bits: f64) -> LeakyBucket {
         let drain_bits = drain_bits.max(1.0);
-        LeakyBucket { size_bits: size_bits.max(drain_bits), drain_bits, level_bits: 0.0, peak_bits: 0.0, unused_bits: 0.0 }
+        LeakyBucket {
+            size_bits: size_bits.max(drain_bits),
+            drain_bits,
+            level_bits: 0.0,
+            peak_bits: 0.0,
+            unused_bits: 0.0,
+        }
     }
 
     /// Changes size and rate; what waits goes on waiting.

@@ -68,13 +68,7 @@ impl Guard {
     ///
     /// # Errors
     /// [`EncoderError::Setting`] for a bitrate or frame rate out of range.
-    pub fn new(
-        habits: Habits,
-        kbps: u32,
-        fps: f64,
-        pixels: u64,
-        leaves_out: bool,
-    ) -> Result<Guard, EncoderError> {
+    pub fn new(habits: Habits, kbps: u32, fps: f64, pixels: u64, leaves_out: bool) -> Result<Guard, EncoderError> {
         let controller = RateController::new(RateConfig {
             mode: ModeConfig::Cbr { kbps },
             scale: QpScale::H26x,

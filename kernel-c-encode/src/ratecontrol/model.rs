@@ -252,9 +252,13 @@ mod tests {
     #[test]
     fn absurd_observations_leave_everything_finite() {
         let mut model = BitsModel::new(0.0);
-        for (complexity, octave, bits) in
-            [(0.0, 0.0, 0.0), (f64::INFINITY, 3.0, 5.0), (f64::NAN, 3.0, 5.0), (1e300, -1e300, 1e300), (5.0, 2.0, 1e300)]
-        {
+        for (complexity, octave, bits) in [
+            (0.0, 0.0, 0.0),
+            (f64::INFINITY, 3.0, 5.0),
+            (f64::NAN, 3.0, 5.0),
+            (1e300, -1e300, 1e300),
+            (5.0, 2.0, 1e300),
+        ] {
             model.learn(complexity, octave, bits);
             assert!(model.alpha().is_finite() && model.alpha() > 0.0);
             assert!(model.octave(0.0, 0.0).is_finite() && model.bits(0.0, 0.0).is_finite());

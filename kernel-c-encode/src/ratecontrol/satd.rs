@@ -310,12 +310,11 @@ mod tests {
 
     #[test]
     fn all_pixel_formats_measure_the_same_luma_alike() {
-        let [nv12, i420, p010] =
-            [PixelFormat::Nv12, PixelFormat::I420, PixelFormat::P010].map(|pixel_format| {
-                let format = format(pixel_format, 322, 182);
-                let mut meter = ComplexityMeter::new(&format).unwrap();
-                [1, 2].map(|seed| measure(&mut meter, &format, &frame(&format, |x, y| noise(x, y, seed))))
-            });
+        let [nv12, i420, p010] = [PixelFormat::Nv12, PixelFormat::I420, PixelFormat::P010].map(|pixel_format| {
+            let format = format(pixel_format, 322, 182);
+            let mut meter = ComplexityMeter::new(&format).unwrap();
+            [1, 2].map(|seed| measure(&mut meter, &format, &frame(&format, |x, y| noise(x, y, seed))))
+        });
         assert_eq!(nv12, i420);
         assert_eq!(nv12, p010);
     }

@@ -100,12 +100,8 @@ fn encoder(factor: f64, chance: f64, random: u64) -> Synthetic {
 
 fn scenes() -> impl Strategy<Value = Vec<Scene>> {
     // Factors of two scenes differ by 1.21 at the most and chance by 1.1 each way: together below the margin of 1.5.
-    let scene = (1usize..90, -3.0f64..3.5, 1.0f64..6.0, 0.909f64..1.1).prop_map(|(frames, log2, ratio, factor)| Scene {
-        frames,
-        inter: log2.exp2(),
-        intra_ratio: ratio,
-        factor,
-    });
+    let scene = (1usize..90, -3.0f64..3.5, 1.0f64..6.0, 0.909f64..1.1)
+        .prop_map(|(frames, log2, ratio, factor)| Scene { frames, inter: log2.exp2(), intra_ratio: ratio, factor });
     prop::collection::vec(scene, 1..12)
 }
 
@@ -242,8 +238,8 @@ fn a_step_from_2_to_8_and_back_to_2_mbit_is_reached_within_a_second() {
         for kbps in [8000u32, 2000] {
             controller.set_bitrate(kbps, 0).unwrap();
             let seen = drive(&mut controller, &mut encoder, &[steady(90, 2.0)], 10_000);
-            let rates = [(10, 30), (30, 40), (30, 60), (60, 90)]
-                .map(|(from, to)| rate_kbps(&seen[from..to]) / f64::from(kbps));
+            let rates =
+                [(10, 30), (30, 40), (30, 60), (60, 90)].map(|(from, to)| rate_kbps(&seen[from..to]) / f64::from(kbps));
             println!("{mode:?} to {kbps}: {rates:.2?}");
             // On the way down what waited at the higher rate is made up for first.
             assert!((rates[0] - 1.0).abs() < 0.25, "{mode:?} to {kbps}: {rates:?}");
@@ -292,7 +288,13 @@ fn vbr_keeps_its_average_and_a_steadier_quantiser_than_cbr() {
         let qps = || seen[300..].iter().map(|frame| frame.qp);
         qps().max().unwrap() - qps().min().unwrap()
     };
-    println!("VBR {} kb/s, QP spread {}; CBR {} kb/s, {}", rate_kbps(&vbr[300..]), spread(&vbr), rate_kbps(&cbr[300..]), spread(&cbr));
+    println!(
+        "VBR {} kb/s, QP spread {}; CBR {} kb/s, {}",
+        rate_kbps(&vbr[300..]),
+        spread(&vbr),
+        rate_kbps(&cbr[300..]),
+        spread(&cbr)
+    );
     assert!((rate_kbps(&vbr[300..]) / 3000.0 - 1.0).abs() < 0.1, "{}", rate_kbps(&vbr[300..]));
     assert!(spread(&vbr) <= 5 && spread(&cbr) >= spread(&vbr) + 3, "{} and {}", spread(&vbr), spread(&cbr));
 }

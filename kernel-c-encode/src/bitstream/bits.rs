@@ -13,6 +13,11 @@ impl<'a> BitReader<'a> {
         BitReader { bytes, bit: 0 }
     }
 
+    /// Bits read so far.
+    pub fn position(&self) -> usize {
+        self.bit
+    }
+
     /// One bit.
     pub fn flag(&mut self) -> Option<bool> {
         let byte = self.bytes.get(self.bit / 8)?;

@@ -6,6 +6,7 @@ pub mod av1;
 pub mod av1_write;
 pub mod bits;
 pub mod h264;
+pub mod h264_idr_id;
 pub mod h264_level;
 pub mod h264_sps;
 pub mod h264_write;

@@ -1,11 +1,15 @@
 //! Frames to encode and a sink that keeps what comes out.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod direct;
+
 use kernel_c_encode::encoder::{AccessUnitMeta, AuSink, EncodeInput, Encoder, Key, LeftOut};
 use kernel_c_encode::error::{EncoderError, SinkError};
+use kernel_c_encode::select;
 use kernel_c_encode::settings::EncoderSettings;
 use shm_protocol::frame::{Codec, Colour, PixelFormat, Rational, VideoFormat};
 use shm_protocol::pixels::PixelsRead;
+use std::io::Write as _;
 
 /// Frames per second of most tests.
 pub const FPS: u32 = 30;
@@ -134,4 +138,25 @@ pub fn run(encoder: &mut dyn Encoder, format: &VideoFormat, count: u64, idr_at: 
     }
     encoder.flush(&mut sink).unwrap();
     sink
+}
+
+/// Says that `what` was not tested and why: on standard output and in the file named by `QUAD_SKIP_FILE`.
+pub fn skip(what: &str, why: &str) {
+    let line = format!("SKIPPED {what}: {why}");
+    println!("{line}");
+    if let Some(path) = std::env::var_os("QUAD_SKIP_FILE") {
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        writeln!(file.unwrap(), "{line}").unwrap();
+    }
+}
+
+/// Whether the library of a backend is on this machine; says so when not.
+pub fn have(backend: &str, codec: Codec) -> bool {
+    match select::open(backend, &small(codec)) {
+        Err(error @ EncoderError::Unavailable { .. }) => {
+            skip(&format!("encoder {backend}"), &error.to_string());
+            false
+        }
+        _ => true,
+    }
 }

@@ -1,7 +1,9 @@
 //! Encoders that run on the CPU.
 
+mod dynamic;
 pub mod openh264;
 mod openh264_library;
 pub mod svtav1;
 pub mod x264;
+mod x264_library;
 pub mod x265;

@@ -1,0 +1,152 @@
+//! An encoder library used directly, by a C program built against its own header, and what streams are compared by.
+
+use super::{encode, fill, skip};
+use kernel_c_encode::encoder::Encoder;
+use shm_protocol::frame::VideoFormat;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+/// A program of `tests/direct`, built for this test.
+pub struct Direct {
+    folder: tempfile::TempDir,
+    name: &'static str,
+}
+
+impl Direct {
+    /// Builds `tests/direct/NAME.c`. `None`: the compiler or the header is missing, which is said.
+    pub fn build(name: &'static str, header: &str, package: &str) -> Option<Direct> {
+        let missing = |what: &str| skip(&format!("the stream of {name} compared with the library used directly"), what);
+        if Command::new("cc").arg("--version").output().is_err() {
+            missing("cc is not installed");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let probe = folder.path().join("probe.c");
+        std::fs::write(&probe, format!("#include <stdint.h>\n#include <{header}>\n")).unwrap();
+        if !Command::new("cc").arg("-fsyntax-only").arg(&probe).output().unwrap().status.success() {
+            missing(&format!("{header} is not installed (Debian package {package})"));
+            return None;
+        }
+        let source = format!("{}/tests/direct/{name}.c", env!("CARGO_MANIFEST_DIR"));
+        let output = Command::new("cc")
+            .args(["-O1", "-o"])
+            .arg(folder.path().join(name))
+            .arg(source)
+            .arg(format!("-l{name}"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Some(Direct { folder, name })
+    }
+
+    /// The access units of frames 0 to `count` with the arguments in front of the options, which are `name=value`.
+    pub fn encode(
+        &self,
+        format: &VideoFormat,
+        count: u64,
+        arguments: &[&str],
+        options: &str,
+        noise: u32,
+    ) -> Vec<Vec<u8>> {
+        let mut child = Command::new(self.folder.path().join(self.name))
+            .args([format.width.to_string(), format.height.to_string(), count.to_string()])
+            .args(arguments)
+            .args(options.split_whitespace())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let format = *format;
+        let feeder = std::thread::spawn(move || {
+            let mut bytes = vec![0; format.frame_bytes() as usize];
+            for index in 0..count {
+                fill(&format, index, noise, &mut bytes);
+                for plane in 0..format.pixel_format.planes() {
+                    let layout = format.planes[plane];
+                    let row_bytes = format.pixel_format.row_bytes(plane, format.width) as usize;
+                    for y in 0..format.pixel_format.rows(plane, format.height) as usize {
+                        let at = layout.offset as usize + y * layout.stride as usize;
+                        stdin.write_all(&bytes[at..at + row_bytes]).unwrap();
+                    }
+                }
+            }
+        });
+        let output = child.wait_with_output().unwrap();
+        feeder.join().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let (mut rest, mut units) = (&output.stdout[..], Vec::new());
+        while let Some((len, behind)) = rest.split_first_chunk::<4>() {
+            let (unit, behind) = behind.split_at(u32::from_le_bytes(*len) as usize);
+            units.push(unit.to_vec());
+            rest = behind;
+        }
+        units
+    }
+}
+
+/// The same picture in both layouts.
+pub fn nv12_and_i420(nv12: &VideoFormat, planar: &VideoFormat, index: u64, noise: u32) -> (Vec<u8>, Vec<u8>) {
+    let (width, height) = (nv12.width as usize, nv12.height as usize);
+    let mut bytes = vec![0; nv12.frame_bytes() as usize];
+    fill(nv12, index, noise, &mut bytes);
+    let mut other = vec![0xaa; planar.frame_bytes() as usize];
+    let row = |format: &VideoFormat, plane: usize, y: usize| {
+        (format.planes[plane].offset + y as u32 * format.planes[plane].stride) as usize
+    };
+    for y in 0..height {
+        let (from, to) = (row(nv12, 0, y), row(planar, 0, y));
+        other[to..to + width].copy_from_slice(&bytes[from..from + width]);
+    }
+    for y in 0..height / 2 {
+        for x in 0..width / 2 {
+            let from = row(nv12, 1, y) + 2 * x;
+            other[row(planar, 1, y) + x] = bytes[from];
+            other[row(planar, 2, y) + x] = bytes[from + 1];
+        }
+    }
+    (bytes, other)
+}
+
+/// Asks for 2, 8 and 2 Mb/s at 30 frames/s, three seconds each, and wants each from its second second on, and from
+/// its first one where no IDR lies in it, within `0.75..=1.25` of it, times `loose` at the upper end.
+pub fn follows_its_bitrate(encoder: &mut dyn Encoder, format: &VideoFormat, loose: f64) {
+    let mut sink = super::Keep::default();
+    let mut index = 0;
+    for (step, kbps) in [2000, 8000, 2000].into_iter().enumerate() {
+        encoder.set_bitrate(kbps, 0).unwrap();
+        for second in 0..3 {
+            let from = sink.out.len();
+            for _ in 0..super::FPS {
+                encode(encoder, format, index, false, 24, &mut sink).unwrap();
+                index += 1;
+            }
+            let bits: usize = sink.units()[from..].iter().map(|(_, bytes)| bytes.len() * 8).sum();
+            let ratio = bits as f64 / (f64::from(kbps) * 1000.0);
+            println!("{kbps} kb/s, second {second}: {ratio:.2} of it");
+            let settled = second > 0 || step > 0;
+            assert!(!settled || (0.75..=1.25 * loose).contains(&ratio), "{kbps} kb/s, second {second}: {ratio:.2}");
+        }
+    }
+    assert_eq!(sink.units().iter().filter(|(meta, _)| meta.idr).count(), 1, "no restart");
+}
+
+/// The pictures of a stream as FFmpeg decodes them without a word (`h264`, `hevc`, `obu` as `kind`), planar; 8 bit or,
+/// for streams of 10 bit, 16. `None`: FFmpeg is not installed, which is said.
+pub fn decoded(kind: &str, stream: &[u8]) -> Option<Vec<u8>> {
+    if Command::new("ffmpeg").arg("-version").output().is_err() {
+        skip("the stream decoded by FFmpeg", "ffmpeg is not installed");
+        return None;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), stream).unwrap();
+    let output = Command::new("ffmpeg")
+        .args(["-hide_banner", "-nostdin", "-v", "warning", "-err_detect", "explode", "-f", kind, "-i"])
+        .arg(file.path())
+        .args(["-f", "rawvideo", "-fps_mode", "passthrough", "-"])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    Some(output.stdout)
+}

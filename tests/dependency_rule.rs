@@ -45,7 +45,12 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 fn kernels_depend_on_the_host_and_the_protocol_and_never_on_each_other() {
     let metadata = metadata();
     for kernel in KERNELS {
-        assert_eq!(members_used(&metadata, kernel), set(&["kernel-host", "shm-protocol"]), "{kernel}");
+        let mut allowed = set(&["kernel-host", "shm-protocol"]);
+        if kernel == "kernel-c-encode" {
+            // Its own bindings, used under backends/intel.
+            allowed.extend(set(&["onevpl-sys", "libva-sys"]));
+        }
+        assert_eq!(members_used(&metadata, kernel), allowed, "{kernel}");
         let tests_use = package(&metadata, kernel).dependencies.iter().map(|d| d.name.as_str());
         let other = tests_use.clone().find(|name| KERNELS.contains(name));
         assert_eq!(other, None, "{kernel} must not know another kernel, in its tests neither");
@@ -54,6 +59,21 @@ fn kernels_depend_on_the_host_and_the_protocol_and_never_on_each_other() {
     assert_eq!(members_used(&metadata, "shm-protocol"), set(&[]));
     let tool = members_used(&metadata, "quadctl");
     assert!(tool.is_subset(&set(&["kernel-host", "shm-protocol"])), "{tool:?}");
+}
+
+#[test]
+fn the_c_interface_is_over_kernel_c_alone_and_nothing_of_the_product_is_over_it() {
+    let metadata = metadata();
+    let allowed = set(&["kernel-c-encode", "kernel-host", "shm-protocol", "onevpl-sys", "libva-sys"]);
+    let used = members_used(&metadata, "quick-sync-core");
+    assert!(used.is_subset(&allowed), "{used:?}");
+    for member in metadata.workspace_default_packages() {
+        let used = members_used(&metadata, &member.name);
+        let own = ["kernel-c-encode", "quick-sync-core"].contains(&member.name.as_str());
+        assert!(!used.contains("quick-sync-core"), "{} uses quick-sync-core", member.name);
+        let bindings = used.contains("onevpl-sys") || used.contains("libva-sys");
+        assert!(own || !bindings, "{} uses the bindings of kernel C", member.name);
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A program in C in the place of kernel C, beside real kernels A, B and D: the loop of the design.
 
+use shm_protocol::lease::LeaseTable;
 use shm_protocol::observe::RingObserver;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -170,6 +171,31 @@ fn the_c_program_and_the_binary_go_on_for_each_other_after_sigkill() {
 }
 
 #[test]
+fn the_c_program_yields_to_a_successor_without_a_lost_frame() {
+    if !need("the_c_program_yields_to_a_successor_without_a_lost_frame", &["cc", "ffmpeg"]) {
+        return;
+    }
+    let mut stand = Stand::new("cswap");
+    let mut program = stand.start(1_000_000);
+    stand.wait_for_units(FPS);
+    // As `quad swap` does it: a second process makes itself ready, then the holder is asked to yield to it.
+    stand.pipeline.start(Part::Encode);
+    let table = LeaseTable::join(stand.pipeline.instance()).expect("The leases of the instance");
+    let lease = || table.find("encode.main").map(|index| table.info(index)).expect("The lease of kernel C");
+    assert!(within(PATIENCE, || lease().candidate_ready), "{}", stand.pipeline.logs());
+    table.wish("encode.main", lease().candidate_ticket);
+    assert!(within(PATIENCE, || program.0.try_wait().is_ok_and(|status| status.is_some())), "{}", stand.log());
+    assert_eq!(program.0.wait().expect("It ended").code(), Some(0), "{}", stand.log());
+    assert_eq!(lease().pid, stand.pipeline.pid(Part::Encode));
+    stand.wait_for_units(stand.wire.units() + FPS);
+    drop(table);
+    stand.pipeline.stop();
+    let ids = stand.ids();
+    assert_eq!(ids.first(), Some(&1));
+    assert_contiguous(&ids);
+}
+
+#[test]
 fn a_place_that_another_process_has_is_refused_by_name() {
     if !need("a_place_that_another_process_has_is_refused_by_name", &["cc"]) {
         return;
@@ -182,7 +208,11 @@ fn a_place_that_another_process_has_is_refused_by_name() {
     assert!(status, "It waits in place of refusing");
     assert_eq!(program.0.wait().expect("It ended").code(), Some(1));
     let holder = format!("is process {}", stand.pipeline.pid(Part::Encode));
-    assert!(stand.log().contains("QSV_ERR_BUSY: encode.main of instance") && stand.log().contains(&holder), "{}", stand.log());
+    assert!(
+        stand.log().contains("QSV_ERR_BUSY: encode.main of instance") && stand.log().contains(&holder),
+        "{}",
+        stand.log()
+    );
     stand.wait_for_units(stand.wire.units() + 5);
     stand.pipeline.stop();
 }

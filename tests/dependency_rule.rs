@@ -96,6 +96,21 @@ fn a_fixture_may_use_the_encoders_and_nothing_of_the_product_uses_a_fixture() {
 }
 
 #[test]
+fn the_c_interface_is_over_kernel_c_alone_and_nothing_of_the_product_is_over_it() {
+    let metadata = metadata();
+    let allowed = set(&["kernel-c-encode", "kernel-host", "shm-protocol", "onevpl-sys", "libva-sys"]);
+    let used = members_used(&metadata, "quick-sync-core");
+    assert!(used.is_subset(&allowed), "{used:?}");
+    for member in metadata.workspace_default_packages() {
+        let used = members_used(&metadata, &member.name);
+        let own = ["kernel-c-encode", "quick-sync-core"].contains(&member.name.as_str());
+        assert!(!used.contains("quick-sync-core"), "{} uses quick-sync-core", member.name);
+        let bindings = used.contains("onevpl-sys") || used.contains("libva-sys");
+        assert!(own || !bindings, "{} uses the bindings of kernel C", member.name);
+    }
+}
+
+#[test]
 fn the_protocol_has_no_runtime_no_codec_and_no_anyhow() {
     let metadata = metadata();
     let direct = uses(&metadata, "shm-protocol");

@@ -14,3 +14,6 @@ pub mod hevc;
 pub mod hevc_level;
 pub mod hevc_write;
 pub mod levels;
+pub mod hevc_write;
+pub mod levels;
+pub mod hevc_level;

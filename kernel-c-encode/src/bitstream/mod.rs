@@ -14,6 +14,3 @@ pub mod hevc;
 pub mod hevc_level;
 pub mod hevc_write;
 pub mod levels;
-pub mod hevc_write;
-pub mod levels;
-pub mod hevc_level;

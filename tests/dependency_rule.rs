@@ -57,6 +57,26 @@ fn kernels_depend_on_the_host_and_the_protocol_and_never_on_each_other() {
 }
 
 #[test]
+fn hardware_bindings_stay_with_kernel_c_and_test_fixtures() {
+    let metadata = metadata();
+    for member in metadata.workspace_packages() {
+        let fixture = member.manifest_path.as_std_path().starts_with(root().join("tests/fixtures"));
+        let of_kernel_c = member.manifest_path.as_std_path().starts_with(root().join("kernel-c-encode"));
+        let used = members_used(&metadata, &member.name);
+        for bindings in ["libva-sys", "onevpl-sys"] {
+            assert!(fixture || of_kernel_c || !used.contains(bindings), "{} uses {bindings}", member.name);
+        }
+        // Fixtures encode with the software backends as a library; nothing else of the product's side may.
+        let nested = of_kernel_c && member.name.as_str() != "kernel-c-encode";
+        assert!(fixture || nested || !used.contains("kernel-c-encode"), "{} uses kernel C", member.name);
+        let of_tests = member.manifest_path.as_std_path().starts_with(root().join("tests"));
+        for user in used.iter().filter(|user| user.ends_with("-fixture")) {
+            assert!(of_tests, "{} uses {user}, which is for tests", member.name);
+        }
+    }
+}
+
+#[test]
 fn the_protocol_has_no_runtime_no_codec_and_no_anyhow() {
     let metadata = metadata();
     let direct = uses(&metadata, "shm-protocol");

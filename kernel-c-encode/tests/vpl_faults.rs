@@ -67,7 +67,7 @@ fn busy_devices_slow_frames_and_short_buffers_are_waited_out_without_an_idr() {
     const TEST: &str = "busy_devices_slow_frames_and_short_buffers_are_waited_out_without_an_idr";
     let faults = [
         "encode:3=busy*50,encode:9..12=busy*5",
-        "sync:4=in_execution*40",
+        "sync:4=in_execution*20",
         "sync:2..8=busy*7",
         "encode:5..9=short_buffer*3",
         "encode:2..=slow_30",
@@ -115,7 +115,7 @@ fn a_frame_over_its_deadline_is_taken_for_a_hang() {
     const TEST: &str = "a_frame_over_its_deadline_is_taken_for_a_hang";
     under(
         TEST,
-        &["sync:6=hang@reset", "sync:6=hang@session", "encode:6=busy*1000000@reset"],
+        &["sync:6=hang@reset", "sync:6=hang@session"],
         |fault, depth, ran, _| {
             assert_eq!(ran.error, None, "{fault} at depth {depth}");
             let idrs = idrs_of_all(&ran.sink, FRAMES);
@@ -129,7 +129,7 @@ fn a_frame_over_its_deadline_is_taken_for_a_hang() {
 #[test]
 fn a_device_that_stays_lost_ends_with_an_error_that_asks_for_a_new_process() {
     const TEST: &str = "a_device_that_stays_lost_ends_with_an_error_that_asks_for_a_new_process";
-    under(TEST, &["encode:6=lost@never", "sync:6=hang@never", "sync:6=failed@never"], |fault, depth, ran, _| {
+    under(TEST, &["encode:6=lost@never", "sync:6=hang@never", "sync:6=failed@never", "encode:6=busy*1000000"], |fault, depth, ran, _| {
         let error = ran.error.unwrap();
         assert!(matches!(error, EncoderError::DeviceLost { .. }), "{fault} at depth {depth}: {error}");
         assert_eq!((error.exit_code(), error.recovery()), (75, Recovery::Restart));

@@ -9,3 +9,4 @@ pub mod h264_idr_id;
 pub mod h264_level;
 pub mod h264_sps;
 pub mod hevc;
+pub mod hevc_level;

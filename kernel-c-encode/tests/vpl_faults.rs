@@ -113,31 +113,31 @@ fn a_reset_that_does_not_help_is_followed_by_a_new_session_and_no_frame_is_missi
 #[test]
 fn a_frame_over_its_deadline_is_taken_for_a_hang() {
     const TEST: &str = "a_frame_over_its_deadline_is_taken_for_a_hang";
-    under(
-        TEST,
-        &["sync:6=hang@reset", "sync:6=hang@session"],
-        |fault, depth, ran, _| {
-            assert_eq!(ran.error, None, "{fault} at depth {depth}");
-            let idrs = idrs_of_all(&ran.sink, FRAMES);
-            assert!(idrs.len() == 2 && (3..=7).contains(&idrs[1]), "{fault} at depth {depth}: {idrs:?}");
-            // Below the supervisor's hang_timeout_ms, with room for what the machine does besides.
-            assert!(ran.longest < Duration::from_secs(4), "{fault} at depth {depth}: {:?}", ran.longest);
-        },
-    );
+    under(TEST, &["sync:6=hang@reset", "sync:6=hang@session"], |fault, depth, ran, _| {
+        assert_eq!(ran.error, None, "{fault} at depth {depth}");
+        let idrs = idrs_of_all(&ran.sink, FRAMES);
+        assert!(idrs.len() == 2 && (3..=7).contains(&idrs[1]), "{fault} at depth {depth}: {idrs:?}");
+        // Below the supervisor's hang_timeout_ms, with room for what the machine does besides.
+        assert!(ran.longest < Duration::from_secs(4), "{fault} at depth {depth}: {:?}", ran.longest);
+    });
 }
 
 #[test]
 fn a_device_that_stays_lost_ends_with_an_error_that_asks_for_a_new_process() {
     const TEST: &str = "a_device_that_stays_lost_ends_with_an_error_that_asks_for_a_new_process";
-    under(TEST, &["encode:6=lost@never", "sync:6=hang@never", "sync:6=failed@never", "encode:6=busy*1000000"], |fault, depth, ran, _| {
-        let error = ran.error.unwrap();
-        assert!(matches!(error, EncoderError::DeviceLost { .. }), "{fault} at depth {depth}: {error}");
-        assert_eq!((error.exit_code(), error.recovery()), (75, Recovery::Restart));
-        assert!(error.to_string().contains(", then "), "{error}");
-        let whole = ran.sink.units().len() as u64;
-        assert!(whole >= 3, "{fault} at depth {depth}: what was done is out");
-        assert_eq!(idrs_of_all(&ran.sink, whole), [0]);
-    });
+    under(
+        TEST,
+        &["encode:6=lost@never", "sync:6=hang@never", "sync:6=failed@never", "encode:6=busy*1000000"],
+        |fault, depth, ran, _| {
+            let error = ran.error.unwrap();
+            assert!(matches!(error, EncoderError::DeviceLost { .. }), "{fault} at depth {depth}: {error}");
+            assert_eq!((error.exit_code(), error.recovery()), (75, Recovery::Restart));
+            assert!(error.to_string().contains(", then "), "{error}");
+            let whole = ran.sink.units().len() as u64;
+            assert!(whole >= 3, "{fault} at depth {depth}: what was done is out");
+            assert_eq!(idrs_of_all(&ran.sink, whole), [0]);
+        },
+    );
 }
 
 #[test]

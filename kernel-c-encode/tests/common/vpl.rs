@@ -47,40 +47,43 @@ pub enum Machine {
     Hardware,
 }
 
-/// Runs `body` in a process of its own on that machine, with further variables (`QUAD_VPL_FIXTURE_` left out).
-pub fn on(machine: Machine, test: &str, variables: &[(&str, &str)], body: impl FnOnce(&Path)) {
-    if std::env::var(CHILD).is_ok_and(|name| name == test) {
-        return body(&PathBuf::from(std::env::var_os(FOLDER).unwrap()));
-    }
-    let found = Path::new("/usr/lib").join("x86_64-linux-gnu").join(onevpl_sys::LIBRARY);
-    if !found.exists() && machine != Machine::Nothing {
-        return skip(test, &format!("{} is not installed: apt install libvpl2", onevpl_sys::LIBRARY));
-    }
-    let scratch = tempfile::tempdir().unwrap();
+/// This program on that machine, with a scratch folder, where the runtime records its calls, and further variables.
+pub fn machine(machine: Machine, scratch: &Path, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CHILD, test).env(FOLDER, scratch.path());
     command.env_remove("ONEVPL_SEARCH_PATH").env_remove("LD_LIBRARY_PATH");
-    command.env("QUAD_VPL_FIXTURE_RECORD", scratch.path().join("calls"));
+    command.env("QUAD_VPL_FIXTURE_RECORD", scratch.join("calls"));
     for (name, value) in variables {
         command.env(format!("QUAD_VPL_FIXTURE_{name}"), value);
     }
     if machine == Machine::Nothing {
-        command.env("ONEVPL_PRIORITY_PATH", scratch.path());
-    } else {
-        let folder = built();
-        command.env("ONEVPL_PRIORITY_PATH", &folder);
-        let kind = if machine == Machine::Software { "software" } else { "hardware" };
-        command.env("QUAD_VPL_FIXTURE_IMPL", kind);
-        if machine == Machine::Hardware {
-            let driver = folder.join("libva_fixture.so");
-            std::os::unix::fs::symlink(&driver, scratch.path().join("quad_drv_video.so")).unwrap();
-            let preload: OsString = driver.into();
-            command
-                .env("LIBVA_DRIVER_NAME", "quad")
-                .env("LIBVA_DRIVERS_PATH", scratch.path())
-                .env("LD_PRELOAD", preload);
-        }
+        command.env("ONEVPL_PRIORITY_PATH", scratch);
+        return command;
     }
+    let folder = built();
+    command.env("ONEVPL_PRIORITY_PATH", &folder);
+    let kind = if machine == Machine::Software { "software" } else { "hardware" };
+    command.env("QUAD_VPL_FIXTURE_IMPL", kind);
+    if machine == Machine::Hardware {
+        let driver = folder.join("libva_fixture.so");
+        std::os::unix::fs::symlink(&driver, scratch.join("quad_drv_video.so")).unwrap();
+        let preload: OsString = driver.into();
+        command.env("LIBVA_DRIVER_NAME", "quad").env("LIBVA_DRIVERS_PATH", scratch).env("LD_PRELOAD", preload);
+    }
+    command
+}
+
+/// Runs `body` in a process of its own on that machine, with further variables (`QUAD_VPL_FIXTURE_` left out).
+pub fn on(machine_is: Machine, test: &str, variables: &[(&str, &str)], body: impl FnOnce(&Path)) {
+    if std::env::var(CHILD).is_ok_and(|name| name == test) {
+        return body(&PathBuf::from(std::env::var_os(FOLDER).unwrap()));
+    }
+    let found = Path::new("/usr/lib").join("x86_64-linux-gnu").join(onevpl_sys::LIBRARY);
+    if !found.exists() && machine_is != Machine::Nothing {
+        return skip(test, &format!("{} is not installed: apt install libvpl2", onevpl_sys::LIBRARY));
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let mut command = machine(machine_is, scratch.path(), variables);
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CHILD, test).env(FOLDER, scratch.path());
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));

@@ -119,8 +119,10 @@ fn header<T>(id: u32) -> mfxExtBuffer {
 impl Params {
     /// Nothing said, nothing attached.
     pub fn empty() -> Params {
-        let mut coding3 = mfxExtCodingOption3::default();
-        coding3.Header = header::<mfxExtCodingOption3>(vpl::MFX_EXTBUFF_CODING_OPTION3);
+        let coding3 = mfxExtCodingOption3 {
+            Header: header::<mfxExtCodingOption3>(vpl::MFX_EXTBUFF_CODING_OPTION3),
+            ..Default::default()
+        };
         let ext = Buffers {
             coding: mfxExtCodingOption {
                 Header: header::<mfxExtCodingOption>(vpl::MFX_EXTBUFF_CODING_OPTION),

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::vpl::{Machine, on};
+use common::vpl::{Machine, NODE, on};
 use kernel_c_encode::encoder::{AccessUnitMeta, AuSink, EncodeInput, Key, LeftOut};
 use kernel_c_encode::error::SinkError;
 use kernel_c_encode::select;
@@ -67,6 +67,9 @@ fn the_steady_state_allocates_nothing() {
         let mut settings = common::small(codec);
         // The longest way: parameter sets are rewritten at every IDR.
         settings.format.colour.siting = ChromaSiting::TopLeft;
+        if std::env::var("LIBVA_DRIVER_NAME").is_ok() {
+            settings.device = Some(NODE.into());
+        }
         let mut encoder = select::open(backend, &settings).unwrap().encoder;
         let mut bytes = vec![0; settings.format.frame_bytes() as usize];
         let mut sink = Fixed { buffer: vec![0; 1 << 20], units: 0 };

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::vpl::{Machine, NODE, calls, ext, idrs_of_all, on, run_kept};
+use common::vpl::{Machine, NODE, calls, ext, give, idrs_of_all, on, picture, run_kept};
 use common::{FPS, Keep, nv12, skip, small};
 use kernel_c_encode::bitstream::annexb::nal_units;
 use kernel_c_encode::bitstream::hevc;
@@ -69,7 +69,9 @@ fn bitrates_beyond_16_bits_change_live_under_one_multiplier() {
     on(Machine::Software, TEST, &[], |folder| {
         let settings = EncoderSettings { bitrate_kbps: 60_000, max_bitrate_kbps: 240_000, ..small(Codec::Hevc) };
         let Some(mut encoder) = hevc(TEST, &settings) else { return };
-        for kbps in [240_000, 60_000] {
+        let (mut sink, picture) = (Keep::default(), picture(&settings.format, 0));
+        for (index, kbps) in [240_000, 60_000].into_iter().enumerate() {
+            give(encoder.as_mut(), &settings.format, index as u64, &picture, None, false, &mut sink).unwrap();
             encoder.set_bitrate(kbps, 0).unwrap();
         }
         let resets = calls(folder, "ENCODE_Reset");

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::vpl::{Machine, NODE, calls, give, idrs_of_all, on, picture, run_kept};
+use common::vpl::{Machine, NODE, calls, give, idrs_of_all, on, picture, run_kept, va_calls};
 use common::{FPS, Keep, nv12, run, small};
 use kernel_c_encode::bitstream::annexb::nal_units;
 use kernel_c_encode::bitstream::h264::{SliceHeader, nal_type, type_of};
@@ -11,9 +11,10 @@ use kernel_c_encode::bitstream::h264_sps::Sps;
 use kernel_c_encode::encoder::{BufferIdentity, Encoder, FrameMemory, PartKind};
 use kernel_c_encode::select::open;
 use kernel_c_encode::settings::{EncoderSettings, Gop, RateControl};
-use shm_protocol::frame::{Codec, Colour};
+use shm_protocol::frame::{Codec, Colour, VideoFormat};
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
+use std::process::Command;
 use std::time::Duration;
 
 fn vpl(settings: &EncoderSettings) -> Box<dyn Encoder> {
@@ -252,46 +253,132 @@ fn frames_without_memory_of_their_own_are_copied_once_into_a_mapped_surface() {
     });
 }
 
+/// The buffers of a pool in one file, as a memfd pool has them, and what each holds.
+struct Pool {
+    file: std::fs::File,
+    format: VideoFormat,
+    frame_bytes: usize,
+    pictures: Vec<Vec<u8>>,
+}
+
+impl Pool {
+    fn new(format: VideoFormat) -> Pool {
+        let frame_bytes = (format.frame_bytes() as usize).next_multiple_of(4096);
+        let mut file = tempfile::tempfile().unwrap();
+        let pictures: Vec<Vec<u8>> = (0..4)
+            .map(|index| {
+                let mut bytes = picture(&format, index);
+                bytes.resize(frame_bytes, 0);
+                file.write_all(&bytes).unwrap();
+                bytes
+            })
+            .collect();
+        Pool { file, format, frame_bytes, pictures }
+    }
+
+    /// Encodes frame `index` out of its buffer. Our own mapping holds `bytes`.
+    fn give(&self, encoder: &mut dyn Encoder, index: u64, generation: u32, bytes: &[u8], sink: &mut Keep) {
+        let buffer = index as usize % 4;
+        let memory = FrameMemory {
+            fd: self.file.as_fd(),
+            dma_buf: true,
+            offset: (buffer * self.frame_bytes) as u64,
+            size_bytes: (4 * self.frame_bytes) as u64,
+            identity: BufferIdentity { ring_uid: 5, generation, index: buffer as u16 },
+        };
+        give(encoder, &self.format, index, bytes, Some(memory), false, sink).unwrap();
+    }
+}
+
+fn on_node(width: u32, height: u32) -> EncoderSettings {
+    let format = nv12(width, height, FPS, Colour::BT709_LIMITED);
+    EncoderSettings { device: Some(NODE.into()), format, ..small(Codec::H264) }
+}
+
 #[test]
 fn memory_that_the_driver_takes_is_imported_once_a_buffer_and_nothing_is_copied() {
     const TEST: &str = "memory_that_the_driver_takes_is_imported_once_a_buffer_and_nothing_is_copied";
-    on(Machine::Hardware, TEST, &[], |_| {
-        let format = nv12(320, 192, FPS, Colour::BT709_LIMITED);
-        let settings = EncoderSettings { device: Some(NODE.into()), format, ..small(Codec::H264) };
-        let mut encoder = vpl(&settings);
-        let frame_bytes = (format.frame_bytes() as usize).next_multiple_of(4096);
-        // Four buffers of a pool in one file, as a memfd pool has them.
-        let mut file = tempfile::tempfile().unwrap();
-        let mut sink = Keep::default();
-        let mut pictures = Vec::new();
-        for index in 0..4 {
-            let mut bytes = picture(&format, index);
-            bytes.resize(frame_bytes, 0);
-            file.write_all(&bytes).unwrap();
-            pictures.push(bytes);
-        }
+    on(Machine::Hardware, TEST, &[], |folder| {
+        let settings = on_node(320, 192);
+        let pool = Pool::new(settings.format);
+        let (mut encoder, mut sink) = (vpl(&settings), Keep::default());
+        // Black in our mapping: what is coded can only come from the file.
+        let black = vec![0; pool.frame_bytes];
+        let surfaces = |call| va_calls(folder, call).len();
         for index in 0..12 {
-            let buffer = index as usize % 4;
-            let memory = FrameMemory {
-                fd: file.as_fd(),
-                dma_buf: true,
-                offset: (buffer * frame_bytes) as u64,
-                size_bytes: (4 * frame_bytes) as u64,
-                identity: BufferIdentity { ring_uid: 5, generation: 1, index: buffer as u16 },
-            };
-            // Black in our mapping: what is coded can only come from the file.
-            let black = vec![0; frame_bytes];
-            give(encoder.as_mut(), &format, index, &black, Some(memory), false, &mut sink).unwrap();
+            pool.give(encoder.as_mut(), index, 1, &black, &mut sink);
         }
         assert_eq!(idrs_of_all(&sink, 12), [0]);
         assert_eq!(encoder.copied_bytes(), 0, "{}", encoder.path());
         assert!(encoder.path().contains("DMA-BUF imported, nothing copied"), "{}", encoder.path());
+        let (made, gone) = (surfaces("vaCreateSurfaces"), surfaces("vaDestroySurfaces"));
+        assert_eq!((made, gone), (4, 0), "one for each buffer");
         let mut other = Keep::default();
         let mut copying = vpl(&settings);
         for index in 0..12 {
-            give(copying.as_mut(), &format, index, &pictures[index as usize % 4], None, false, &mut other).unwrap();
+            give(
+                copying.as_mut(),
+                &settings.format,
+                index,
+                &pool.pictures[index as usize % 4],
+                None,
+                false,
+                &mut other,
+            )
+            .unwrap();
         }
         assert!(sink.stream() == other.stream(), "imported and copied frames make the same stream");
         assert!(copying.copied_bytes() > 0);
+        drop(copying);
+        let before = (surfaces("vaCreateSurfaces"), surfaces("vaDestroySurfaces"));
+        for index in 12..16 {
+            pool.give(encoder.as_mut(), index, 2, &black, &mut sink);
+        }
+        let now = (surfaces("vaCreateSurfaces"), surfaces("vaDestroySurfaces"));
+        assert_eq!((now.0 - before.0, now.1 - before.1), (4, 4), "a new generation replaces the old one");
+        drop(encoder);
+        assert_eq!(surfaces("vaCreateSurfaces"), surfaces("vaDestroySurfaces"), "nothing is left behind");
+    });
+}
+
+#[test]
+fn memory_that_the_driver_refuses_is_asked_about_once_and_copied() {
+    const TEST: &str = "memory_that_the_driver_refuses_is_asked_about_once_and_copied";
+    on(Machine::Hardware, TEST, &[("QUAD_VA_FIXTURE_IMPORT", "no")], |folder| {
+        let settings = on_node(320, 192);
+        let pool = Pool::new(settings.format);
+        let (mut encoder, mut sink) = (vpl(&settings), Keep::default());
+        for index in 0..12 {
+            pool.give(encoder.as_mut(), index, 1, &pool.pictures[index as usize % 4], &mut sink);
+        }
+        assert_eq!(idrs_of_all(&sink, 12), [0]);
+        assert!(encoder.path().contains("copied once into a mapped surface"), "{}", encoder.path());
+        assert_eq!(encoder.copied_bytes(), 12 * 320 * 192 * 3 / 2);
+        let refused = va_calls(folder, "vaCreateSurfaces").iter().filter(|call| call["status"] != "success").count();
+        assert_eq!(refused, 1);
+    });
+}
+
+#[test]
+fn ffmpeg_decodes_a_stream_with_a_device_lost_in_it_without_a_warning() {
+    const TEST: &str = "ffmpeg_decodes_a_stream_with_a_device_lost_in_it_without_a_warning";
+    if Command::new("ffmpeg").arg("-version").output().is_err() {
+        return common::skip(TEST, "ffmpeg is not installed");
+    }
+    on(Machine::Hardware, TEST, &[("FAULTS", "encode:20=lost@reset,sync:50=gpu_hang@session")], |folder| {
+        let settings = EncoderSettings { async_depth: 3, gop: Gop::Infinite, ..on_node(320, 180) };
+        let (mut encoder, mut sink) = (vpl(&settings), Keep::default());
+        run_kept(encoder.as_mut(), &settings.format, 90, &[70], &mut sink);
+        let idrs = idrs_of_all(&sink, 90);
+        assert_eq!((idrs.len(), idrs[0], idrs[3]), (4, 0, 70), "{idrs:?}");
+        assert_eq!(idr_pic_ids(&sink.stream()), [0, 1, 0, 1]);
+        let file = folder.join("lost.h264");
+        std::fs::write(&file, sink.stream()).unwrap();
+        let args = ["-hide_banner", "-nostdin", "-v", "warning", "-err_detect", "explode", "-i"];
+        let raw = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-fps_mode", "passthrough", "-"];
+        let mut ffmpeg = Command::new("ffmpeg");
+        let output = ffmpeg.env_remove("LD_PRELOAD").args(args).arg(&file).args(raw).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert_eq!(output.stdout.len(), 90 * 320 * 180 * 3 / 2);
     });
 }

@@ -53,8 +53,10 @@ pub fn machine(machine: Machine, scratch: &Path, variables: &[(&str, &str)]) -> 
     command.env_remove("ONEVPL_SEARCH_PATH").env_remove("LD_LIBRARY_PATH");
     command.env("QUAD_VPL_FIXTURE_RECORD", scratch.join("calls"));
     for (name, value) in variables {
-        command.env(format!("QUAD_VPL_FIXTURE_{name}"), value);
+        let whole = if name.starts_with("QUAD_") { (*name).to_owned() } else { format!("QUAD_VPL_FIXTURE_{name}") };
+        command.env(whole, value);
     }
+    command.env("QUAD_VA_FIXTURE_RECORD", scratch.join("va"));
     if machine == Machine::Nothing {
         command.env("ONEVPL_PRIORITY_PATH", scratch);
         return command;
@@ -72,7 +74,7 @@ pub fn machine(machine: Machine, scratch: &Path, variables: &[(&str, &str)]) -> 
     command
 }
 
-/// Runs `body` in a process of its own on that machine, with further variables (`QUAD_VPL_FIXTURE_` left out).
+/// Runs `body` in a process of its own on that machine, with further variables (`QUAD_VPL_FIXTURE_` may be left out).
 pub fn on(machine_is: Machine, test: &str, variables: &[(&str, &str)], body: impl FnOnce(&Path)) {
     if std::env::var(CHILD).is_ok_and(|name| name == test) {
         return body(&PathBuf::from(std::env::var_os(FOLDER).unwrap()));
@@ -93,7 +95,16 @@ pub fn on(machine_is: Machine, test: &str, variables: &[(&str, &str)], body: imp
 
 /// The calls of the runtime with that name, as it recorded them.
 pub fn calls(folder: &Path, name: &str) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(folder.join("calls")).unwrap();
+    recorded(&folder.join("calls"), name)
+}
+
+/// The calls of the libva driver with that name.
+pub fn va_calls(folder: &Path, name: &str) -> Vec<serde_json::Value> {
+    recorded(&folder.join("va"), name)
+}
+
+fn recorded(file: &Path, name: &str) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(file).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     lines.filter(|call| call["call"].as_str().is_some_and(|call| call.ends_with(name))).collect()
 }

@@ -1,7 +1,7 @@
 //! The rate-control part of `mfxVideoParam`: 16-bit fields of kb/s and kilobytes with a common multiplier.
 #![expect(unsafe_code, reason = "the fields share places in unions of integers")]
 
-use super::params::Params;
+use super::buffers::Params;
 use crate::settings::{EncoderSettings, MAX_AV1_QP, MAX_QP, RateControl};
 use onevpl_sys as vpl;
 use onevpl_sys::mfxU16;

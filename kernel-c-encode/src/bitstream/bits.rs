@@ -90,6 +90,31 @@ impl<'a> BitWriter<'a> {
         }
     }
 
+    /// A signed Exp-Golomb code: se(v).
+    pub fn se(&mut self, value: i32) {
+        let magnitude = value.unsigned_abs();
+        self.ue(if value > 0 { magnitude * 2 - 1 } else { magnitude * 2 });
+    }
+
+    /// Bits written so far.
+    pub fn position(&self) -> usize {
+        self.bit
+    }
+
+    /// Zeros to the end of the byte.
+    pub fn align(&mut self) {
+        while !self.bit.is_multiple_of(8) {
+            self.flag(false);
+        }
+    }
+
+    /// Ends without a stop bit: the length in bits, the rest of the last byte zeros; `None` on overflow.
+    pub fn finish_bits(mut self) -> Option<usize> {
+        let bits = self.bit;
+        self.align();
+        (self.bit / 8 <= self.bytes.len()).then_some(bits)
+    }
+
     /// The stop bit and zeros to the end of the byte (7.3.2.11); returns the length in bytes, `None` on overflow.
     pub fn finish(mut self) -> Option<usize> {
         self.flag(true);
@@ -131,6 +156,13 @@ mod tests {
         let len = writer.finish().unwrap();
         let mut reader = BitReader::new(&bytes[..len]);
         assert_eq!([(); 5].map(|()| reader.se().unwrap()), [0, 1, -1, 2, -2]);
+        let mut bytes = [0; 32];
+        let mut writer = BitWriter::new(&mut bytes);
+        let values = [0, 1, -1, 2, -2, 26, -26, 32_767, -32_768];
+        values.iter().for_each(|&v| writer.se(v));
+        let len = writer.finish().unwrap();
+        let mut reader = BitReader::new(&bytes[..len]);
+        assert_eq!(values.map(|_| reader.se().unwrap()), values);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod dynamic;
 pub mod openh264;
 mod openh264_library;
+mod openh264_rate;
 mod planar;
 pub mod svtav1;
 pub mod x264;

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::vpl::{Machine, NODE, on};
 use kernel_c_encode::encoder::{AccessUnitMeta, AuSink, EncodeInput, Key, LeftOut};
 use kernel_c_encode::error::SinkError;
 use kernel_c_encode::select;
@@ -56,10 +57,19 @@ impl AuSink for Fixed {
 // One test in this binary: the counter is the whole process's.
 #[test]
 fn the_steady_state_allocates_nothing() {
-    for (backend, codec) in [("openh264", Codec::H264), ("null", Codec::Null)] {
+    // The runtime of the fixture allocates with an allocator of its own, as Intel's does.
+    let on_a_runtime = std::env::var("QUAD_VPL_TEST_CHILD").is_ok();
+    let direct = [("openh264", Codec::H264, 1), ("null", Codec::Null, 1)];
+    // Surfaces and bitstreams are made when they are first needed, within the first frames.
+    let by_vpl = [("vpl", Codec::H264, 6)];
+    let backends = if on_a_runtime { &by_vpl[..] } else { &direct[..] };
+    for &(backend, codec, first) in backends {
         let mut settings = common::small(codec);
         // The longest way: parameter sets are rewritten at every IDR.
         settings.format.colour.siting = ChromaSiting::TopLeft;
+        if std::env::var("LIBVA_DRIVER_NAME").is_ok() {
+            settings.device = Some(NODE.into());
+        }
         let mut encoder = select::open(backend, &settings).unwrap().encoder;
         let mut bytes = vec![0; settings.format.frame_bytes() as usize];
         let mut sink = Fixed { buffer: vec![0; 1 << 20], units: 0 };
@@ -77,10 +87,15 @@ fn the_steady_state_allocates_nothing() {
             };
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             encoder.encode(&frame, &mut sink).unwrap();
-            if index > 0 {
+            if index >= first {
                 counted += ALLOCATIONS.load(Ordering::Relaxed) - before;
             }
         }
         assert_eq!((counted, sink.units), (0, 30), "{backend}");
+    }
+    if !on_a_runtime {
+        for machine in [Machine::Software, Machine::Hardware] {
+            on(machine, "the_steady_state_allocates_nothing", &[], |_| {});
+        }
     }
 }

@@ -26,6 +26,8 @@ const DEVICE_PATIENCE: Duration = Duration::from_millis(600);
 const CPU_PATIENCE: Duration = Duration::from_secs(20);
 /// Pause between two tries while the device is busy: a small part of the shortest frame interval in use.
 const BUSY_PAUSE: Duration = Duration::from_micros(200);
+/// Longest single wait for a frame: an answer that never comes to one call costs this, not the whole patience.
+const WAIT_SLICE: Duration = Duration::from_millis(10);
 /// Doublings of a bitstream buffer for one frame: from the smallest in use to beyond any picture.
 const MOST_GROWTHS: u32 = 12;
 /// Smallest bitstream buffer, bytes: room for a P picture of any rate in use where a runtime says nothing; an IDR that
@@ -351,7 +353,7 @@ impl Vpl {
         let deadline = frame.and_then(|frame| frame.deadline).unwrap_or(until);
         loop {
             let asked = Instant::now();
-            let left = until.min(deadline).saturating_duration_since(asked);
+            let left = until.min(deadline).saturating_duration_since(asked).min(WAIT_SLICE);
             let wait_ms = left.as_micros().div_ceil(1000) as u32;
             let status = self.engine()?.sync(output.sync, wait_ms);
             match status {

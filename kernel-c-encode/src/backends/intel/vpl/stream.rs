@@ -77,6 +77,17 @@ impl Vpl {
         Ok(())
     }
 
+    /// Takes the youngest frame back, which the runtime refused.
+    fn put_back(&mut self, slot: usize) {
+        self.order.pop_back();
+        let way = self.frames[slot].way.take();
+        if let (Some(way), Some(engine)) = (way, &mut self.engine) {
+            engine.input.done(way);
+        }
+        self.slots.release(slot);
+        self.idr_owed = true;
+    }
+
     /// Waits for the oldest frame up to `until` (none: until it is given up) and hands on what is done. `false`: it is
     /// not there yet.
     fn advance(&mut self, sink: &mut dyn AuSink, until: Option<Instant>) -> Result<bool, EncoderError> {
@@ -208,7 +219,10 @@ impl Encoder for Vpl {
         match self.submit(slot, frame.memory.as_ref()) {
             Ok(()) => {}
             Err(Fault::Lost(reason)) => self.recover(reason)?,
-            Err(Fault::Refused(error)) => return Err(error),
+            Err(Fault::Refused(error)) => {
+                self.put_back(slot);
+                return Err(error);
+            }
         }
         if self.depth > 1 {
             late.and(self.sweep(sink))

@@ -249,6 +249,15 @@ pub trait Encoder: Send {
         Ok(())
     }
 
+    /// Brings a device to work again that hangs or makes nonsense; frames inside are encoded anew, and the stream goes
+    /// on with an IDR. Nothing for backends without a device.
+    ///
+    /// # Errors
+    /// [`EncoderError::DeviceLost`] when it cannot be done.
+    fn emergency_reset(&mut self) -> Result<(), EncoderError> {
+        Ok(())
+    }
+
     /// Pixel bytes that our own code copied for a device or a library since the encoder was opened.
     fn copied_bytes(&self) -> u64 {
         0

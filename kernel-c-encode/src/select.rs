@@ -68,6 +68,15 @@ fn open_one(backend: &str, settings: &EncoderSettings, asked_for: bool) -> Resul
     }
 }
 
+/// Opens a backend of that name only if hardware does its work.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_hardware(backend: &str, settings: &EncoderSettings) -> Result<Box<dyn Encoder>, EncoderError> {
+    settings.check()?;
+    open_one(backend, settings, false)
+}
+
 /// Opens the backend of that name, or the best one for `auto`.
 ///
 /// # Errors

@@ -96,11 +96,12 @@ fn parts_cover_the_unit_without_gaps() {
         for slices in [1, 2, 4] {
             let mut settings = small(codec);
             settings.format = nv12(640, 360, FPS, Colour::BT709_LIMITED);
-            if codec == Codec::Av1 {
-                // It has tiles in place of slices.
-                settings.tile_columns = slices;
-            } else {
-                settings.slices = slices;
+            match codec {
+                // Tiles in place of slices.
+                Codec::Av1 => settings.tile_columns = slices,
+                // More than one would hold a frame back.
+                Codec::Hevc if backend == "x265" => settings.slices = 1,
+                _ => settings.slices = slices,
             }
             let sink = run(&mut *open(backend, &settings), &settings.format, 5, &[3], 8);
             for (meta, bytes) in sink.units() {
@@ -112,7 +113,7 @@ fn parts_cover_the_unit_without_gaps() {
                     assert_eq!(parts_of(PartKind::Delimiter), 1, "{backend}");
                     assert_eq!(parts_of(PartKind::ParameterSets), usize::from(meta.idr), "{backend}");
                     // All tiles of AV1 lie in one unit.
-                    let slices = if codec == Codec::Av1 { 1 } else { usize::from(slices) };
+                    let slices = if codec == Codec::Av1 { 1 } else { usize::from(settings.slices) };
                     assert_eq!(parts_of(PartKind::Slice), slices, "{backend}");
                 }
             }

@@ -8,11 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use kernel_d_net::outputs::http::{
-    AuCopy, AuInfo, HttpConfig, HttpOutput, StatusSource, StreamFormat, avc_codec_string,
-};
+use kernel_d_net::codecs::web_codec_string;
+use kernel_d_net::outputs::http::{AuCopy, AuInfo, HttpConfig, HttpOutput, StatusSource, StreamFormat};
 use serde_json::{Value, json};
-use shm_protocol::frame::Rational;
+use shm_protocol::frame::{Codec, Rational};
 
 const FPS: u32 = 60;
 const WIDTH: u32 = 1280;
@@ -106,7 +105,7 @@ fn main() -> Result<()> {
     // A whole stream is behind the first picture by one access unit: the splitter sees an end only at the next start.
     let interval_us = Duration::from_secs(1).as_micros() as u64 / u64::from(FPS);
     while let Some(bytes) = access_units.next()? {
-        let codec = avc_codec_string(&bytes);
+        let codec = web_codec_string(Codec::H264, &bytes);
         let idr = codec.is_some();
         if let (Some(codec), None) = (codec, &format) {
             let fps = Rational::new(FPS, 1).context("a rate")?;

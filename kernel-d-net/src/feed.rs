@@ -1,7 +1,8 @@
 //! One encode instance's access units on their way to the outputs that send them.
 
 use crate::au::AuView;
-use crate::outputs::http::{AuCopy, AuInfo, HttpOutput, StreamFormat as PageFormat, avc_codec_string};
+use crate::codecs::web_codec_string;
+use crate::outputs::http::{AuCopy, AuInfo, HttpOutput, StreamFormat as PageFormat};
 use crate::outputs::listed::relist;
 use crate::outputs::rtp::stream::{RtpStream, Sent};
 use kernel_host::exit::{Exit, Failure};
@@ -29,8 +30,8 @@ pub struct Feed {
     input: Consumer,
     outlet: Outlet,
     interval_ns: u64,
-    /// Codec string of the stream, made anew when its parameter sets change.
-    codec_string: Option<Arc<str>>,
+    /// Codec of the stream and its name for browsers, made anew when the parameter sets change.
+    codec_string: Option<(Codec, Arc<str>)>,
 }
 
 #[expect(unsafe_code, reason = "access units lie in memory that their producer may still write")]
@@ -71,7 +72,7 @@ impl Feed {
             }
             self.pass_on_requests(Some(kernel));
             if let Some(rtp) = &mut self.outlet.rtp
-                && rtp.moved()
+                && rtp.changed()
             {
                 relist(kernel, rtp);
             }
@@ -190,22 +191,20 @@ impl Feed {
     /// Gives the watch page its copy, when anybody watches.
     fn show(&mut self, taken: &Taken, au: &AuView<'_>, codec: Codec, format: &VideoFormat) {
         let Some(page) = &self.outlet.page else { return };
+        // The name of another codec says nothing of this one: until its parameter sets come nothing can be shown.
+        self.codec_string.take_if(|(known, _)| *known != codec);
         if taken.head.has(flag::CONFIG) || self.codec_string.is_none() {
-            self.codec_string = codec_string(au, codec).or(self.codec_string.take());
+            let name = codec_string(au, codec).map(|name| (codec, name));
+            self.codec_string = name.or(self.codec_string.take());
         }
-        let Some(codec) = self.codec_string.as_ref().filter(|_| page.viewers() > 0) else { return };
+        let Some((_, name)) = self.codec_string.as_ref().filter(|_| page.viewers() > 0) else { return };
         let realtime_ns = taken.head.capture_ns.wrapping_add(shm_protocol::clock::realtime_offset_ns());
         let info = AuInfo {
             frame_id: taken.head.key.id(),
             idr: taken.head.has(flag::IDR),
             config: taken.head.has(flag::CONFIG),
             capture_realtime_us: realtime_ns / 1000,
-            format: PageFormat {
-                codec: Arc::clone(codec),
-                width: format.width,
-                height: format.height,
-                fps: format.fps,
-            },
+            format: PageFormat { codec: Arc::clone(name), width: format.width, height: format.height, fps: format.fps },
         };
         page.publish(AuCopy::fill(info, au.len() as usize, |to| {
             au.copy_to(0, to);
@@ -217,10 +216,7 @@ impl Feed {
 fn codec_string(au: &AuView<'_>, codec: Codec) -> Option<Arc<str>> {
     /// Delimiter and parameter sets stand in front; they are short.
     const HEAD_BYTES: usize = 1024;
-    if codec != Codec::H264 {
-        return None;
-    }
     let mut head = [0u8; HEAD_BYTES];
     let len = au.copy_to(0, &mut head);
-    avc_codec_string(&head[..len]).map(Arc::from)
+    web_codec_string(codec, &head[..len]).map(Arc::from)
 }

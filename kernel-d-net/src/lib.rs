@@ -5,6 +5,7 @@
 //! ([`outputs::http`]).
 
 pub mod au;
+pub mod codecs;
 pub mod configured;
 pub mod feed;
 pub mod files;

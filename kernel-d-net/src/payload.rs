@@ -3,7 +3,10 @@
 //! A plan is a pure function of (bytes, codec, payload size). A restarted process makes the same plan again and can
 //! go on in the middle of it, with packets equal byte for byte.
 
+mod annexb;
+pub mod av1;
 pub mod h264;
+pub mod hevc;
 pub mod null;
 
 use shm_protocol::{error::Recovery, frame::Codec};
@@ -15,8 +18,9 @@ use crate::au::AuView;
 pub const RTP_HEADER_BYTES: u32 = 12;
 /// Largest UDP payload over IPv4: 65,535 less 20 of IP and 8 of UDP. A segmented send obeys the same bound.
 pub const MAX_UDP_BYTES: u32 = 65_507;
-/// Longest prefix of a piece: STAP-A header and the first size field (RFC 6184 section 5.7.1).
-pub const MAX_PREFIX_BYTES: usize = 3;
+/// Longest prefix of a piece: AV1's aggregation header, a size of 3 bytes (a payload is below 2^21) and an OBU header of
+/// 2 bytes with its extension. H.264 needs 3 bytes (STAP-A header and size), HEVC 4 (the same, of an aggregation packet).
+pub const MAX_PREFIX_BYTES: usize = 6;
 
 /// A payload that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -24,9 +28,6 @@ pub enum PayloadError {
     /// The configured payload size cannot work.
     #[error("Payload size {0} bytes is not possible: {min} to {max} are allowed", min = PayloadSize::MIN, max = PayloadSize::MAX)]
     Size(u32),
-    /// No RTP payload format for this codec.
-    #[error("Codec {0} cannot be sent over RTP here: h264 and null can")]
-    Codec(&'static str),
     /// A null access unit is one packet, and this one does not fit.
     #[error("A null access unit of {0} bytes does not fit one packet: 1 to {max} bytes are allowed", max = PayloadSize::MAX)]
     NullSize(u32),
@@ -83,7 +84,7 @@ impl Piece {
         Piece { prefix: bytes, prefix_len: prefix.len() as u8, offset, len }
     }
 
-    /// The bytes in front of the range: FU indicator and header, or STAP-A header and size; often none.
+    /// The bytes in front of the range: headers of the payload format and sizes; often none.
     pub fn prefix(&self) -> &[u8] {
         &self.prefix[..usize::from(self.prefix_len)]
     }
@@ -117,12 +118,15 @@ pub struct PacketPlan {
     pieces: Vec<Piece>,
     packets: Vec<Packet>,
     nals: Vec<(u32, u32)>,
+    obus: Vec<av1::Obu>,
     payload_octets: u64,
     crc: u32,
     has_idr: bool,
     dropped_nals: u32,
+    vps: Option<(u32, u32)>,
     sps: Option<(u32, u32)>,
     pps: Option<(u32, u32)>,
+    sequence_header: Option<(u32, u32)>,
 }
 
 impl PacketPlan {
@@ -134,12 +138,13 @@ impl PacketPlan {
     /// Plans `au` by the payload format of `codec`.
     ///
     /// # Errors
-    /// [`PayloadError::Codec`] for a codec without a payload format here, [`PayloadError::NullSize`].
+    /// [`PayloadError::NullSize`]; the payload formats of pictures take any bytes.
     pub fn make(&mut self, au: &AuView<'_>, codec: Codec, size: PayloadSize) -> Result<(), PayloadError> {
         match codec {
             Codec::H264 => h264::plan(au, size, self),
+            Codec::Hevc => hevc::plan(au, size, self),
+            Codec::Av1 => av1::plan(au, size, self),
             Codec::Null => null::plan(au, self)?,
-            Codec::Hevc | Codec::Av1 => return Err(PayloadError::Codec(codec.name())),
         }
         Ok(())
     }
@@ -185,14 +190,19 @@ impl PacketPlan {
         self.crc
     }
 
-    /// Whether it holds an IDR picture.
+    /// Whether decoding can begin here: an IDR picture, an IRAP picture of HEVC, a key frame of AV1.
     pub fn has_idr(&self) -> bool {
         self.has_idr
     }
 
-    /// NAL units that no packet can carry (of a type RTP uses for itself) and were left out.
+    /// NAL units and OBUs that no packet can carry (of a type RTP uses for itself, or broken) and were left out.
     pub fn dropped_nals(&self) -> u32 {
         self.dropped_nals
+    }
+
+    /// Range (offset, bytes) of the last video parameter set, if there is one (HEVC).
+    pub fn vps(&self) -> Option<(u32, u32)> {
+        self.vps
     }
 
     /// Range (offset, bytes) of the last sequence parameter set, if there is one.
@@ -205,12 +215,25 @@ impl PacketPlan {
         self.pps
     }
 
+    /// Range (offset, bytes) of the payload of the last sequence header OBU, if there is one (AV1).
+    pub fn sequence_header(&self) -> Option<(u32, u32)> {
+        self.sequence_header
+    }
+
     fn clear(&mut self) {
-        let PacketPlan { pieces, packets, nals, payload_octets, crc, has_idr, dropped_nals, sps, pps } = self;
-        pieces.clear();
-        packets.clear();
-        nals.clear();
-        (*payload_octets, *crc, *has_idr, *dropped_nals, *sps, *pps) = (0, 0, false, 0, None, None);
+        // The vectors keep their memory; everything else is as in a new plan.
+        let mut fresh = PacketPlan {
+            pieces: std::mem::take(&mut self.pieces),
+            packets: std::mem::take(&mut self.packets),
+            nals: std::mem::take(&mut self.nals),
+            obus: std::mem::take(&mut self.obus),
+            ..PacketPlan::default()
+        };
+        fresh.pieces.clear();
+        fresh.packets.clear();
+        fresh.nals.clear();
+        fresh.obus.clear();
+        *self = fresh;
     }
 
     /// Makes the pieces from `first_piece` on into a packet.

@@ -1,150 +1,66 @@
-//! A real H.264 stream through the RTP sender over the loopback into FFmpeg, which decodes it. In the middle the
-//! sender is dropped and another one goes on with its session; what is decoded must not show it.
+//! Real streams of every codec through the RTP sender over the loopback into FFmpeg, which decodes them. In the middle
+//! the sender is dropped and another one goes on with its session; what is decoded must not show it.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
+mod common;
+
 use std::{
-    io::Read,
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::atomic::AtomicU64,
-    time::{Duration, Instant},
 };
 
+use common::{FPS, Receiver, access_units, decode_file, description, free_port, make_stream, newer_ffmpeg, open, skip};
 use kernel_d_net::{
     au::AuView,
+    codecs::{av1::SequenceHeader, hevc::ProfileTierLevel},
     outputs::rtp::{
         clock::{Clock, MonotonicClock},
-        open::{NewStream, open_stream},
-        pacer::PacerConfig,
-        rtcp::REPORT_INTERVAL_NS,
-        sdp::SdpDescription,
-        sender::{AccessUnit, RtpSender, SendEnd, SenderConfig, Step},
+        parameters::Setup,
+        sender::{AccessUnit, SendEnd, Step},
         session::{Resume, SESSION_WORDS},
     },
-    payload::PayloadSize,
-    transmit::{
-        Transmit,
-        udp::{UdpConfig, UdpTransmit},
-    },
+    transmit::Transmit,
 };
-use shm_protocol::frame::{Codec, Rational};
+use shm_protocol::frame::Codec;
 
 const FRAMES: usize = 120;
-const FPS: u64 = 60;
-/// The frame in whose middle the sender is replaced: an IDR, so that it has many packets.
+/// The frame in whose middle the sender is replaced: a key frame, so that it has many packets.
 const REPLACED_AT: usize = 60;
 /// Frames sent behind the ones that are compared.
 const EXTRA: usize = 20;
-const PATIENCE: Duration = Duration::from_secs(40);
 
-type Words<'a> = &'a [AtomicU64];
-
-/// The test stream, or `None` when FFmpeg or its encoder is missing.
-fn make_stream(folder: &Path) -> Option<PathBuf> {
-    let path = folder.join("stream.h264");
-    let source = format!("testsrc2=size=640x360:rate={FPS}");
-    let made = Command::new("ffmpeg")
-        .args(["-v", "error", "-f", "lavfi", "-i", &source, "-frames:v", &FRAMES.to_string()])
-        .args(["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "60", "-b:v", "8M"])
-        .args(["-x264-params", "aud=1:repeat-headers=1", "-pix_fmt", "yuv420p", "-f", "h264"])
-        .arg(&path)
-        .status();
-    made.is_ok_and(|status| status.success()).then_some(path)
-}
-
-/// Splits at access unit delimiters.
-fn access_units(stream: &[u8]) -> Vec<&[u8]> {
-    let delimiter = [0, 0, 0, 1, 9];
-    let starts: Vec<usize> = memchr::memmem::find_iter(stream, &delimiter).collect();
-    let ends = starts.iter().copied().skip(1).chain([stream.len()]);
-    starts.iter().zip(ends).map(|(start, end)| &stream[*start..end]).collect()
-}
-
-/// A pair of ports that nobody holds.
-fn free_port() -> u16 {
-    loop {
-        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() & !1;
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port + 1)).is_ok() {
-            return port;
+/// Whether the parameter sets are those of the codec, whole.
+fn check_setup(setup: Setup<'_>, codec: Codec) {
+    match setup {
+        Setup::H264 { sps, pps } => assert_eq!((codec, sps[0] & 31, pps[0] & 31), (Codec::H264, 7, 8)),
+        Setup::Hevc { vps, sps, pps } => {
+            assert_eq!((codec, [vps, sps, pps].map(|nal| nal[0] >> 1)), (Codec::Hevc, [32, 33, 34]));
+            let ptl = ProfileTierLevel::of_sps(sps).unwrap();
+            assert_eq!((ptl.profile_space, ptl.high_tier, ptl.profile_idc), (0, false, 1), "Main profile and tier");
+        }
+        Setup::Av1 { sequence_header } => {
+            let header = SequenceHeader::parse(sequence_header).unwrap();
+            assert_eq!((codec, header.profile, header.bit_depth), (Codec::Av1, 0, 8));
         }
     }
 }
 
-/// Waits until somebody has bound the port.
-fn wait_for_listener(port: u16, listener: &mut Child) {
-    let since = Instant::now();
-    while UdpSocket::bind(("0.0.0.0", port)).is_ok() {
-        assert!(since.elapsed() < PATIENCE, "FFmpeg does not listen");
-        assert!(listener.try_wait().unwrap().is_none(), "FFmpeg ended early");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Hashes of the decoded frames, without timestamps.
-fn hashes(framemd5: &str) -> Vec<String> {
-    let frames = framemd5.lines().filter(|line| !line.starts_with('#'));
-    frames.filter_map(|line| line.rsplit(',').next()).map(|hash| hash.trim().to_owned()).collect()
-}
-
-fn open<'a>(words: Words<'a>, to: SocketAddr) -> (RtpSender<Words<'a>, UdpTransmit>, Resume) {
-    let config = SenderConfig {
-        payload_size: PayloadSize::DEFAULT,
-        pacer: PacerConfig::new(true, 8000, 1_000_000_000 / FPS),
-        report_interval_ns: REPORT_INTERVAL_NS,
-        keyframe_interval_ns: 500_000_000,
-    };
-    let new = NewStream { payload_type: 96, real_minus_monotonic_ns: 0 };
-    open_stream(words, new, &UdpConfig::to(to), &config, MonotonicClock.now_ns()).unwrap()
-}
-
-#[test]
-fn ffmpeg_decodes_every_frame_although_the_sender_is_replaced() {
-    let folder = tempfile::tempdir().unwrap();
-    let Some(stream) = make_stream(folder.path()) else {
-        println!("skipped: ffmpeg with libx264 is not installed");
-        return;
-    };
-    let bytes = std::fs::read(&stream).unwrap();
-    let units = access_units(&bytes);
+fn every_frame_arrives(codec: Codec, ffmpeg: &Path, stream: &Path, folder: &Path) {
+    let bytes = std::fs::read(stream).unwrap();
+    let units = access_units(codec, &bytes);
     assert_eq!(units.len(), FRAMES);
-    let direct = Command::new("ffmpeg").args(["-v", "error", "-i"]).arg(&stream).args(["-f", "framemd5", "-"]).output();
-    let expected = hashes(&String::from_utf8(direct.unwrap().stdout).unwrap());
+    let expected = decode_file(ffmpeg, stream);
     assert_eq!(expected.len(), FRAMES);
 
     let memory: Vec<AtomicU64> = (0..SESSION_WORDS).map(|_| AtomicU64::new(0)).collect();
     let to = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let (mut sender, how) = open(&memory, to);
     assert_eq!(how, Resume::Created);
-
-    let sdp = folder.path().join("stream.sdp");
     let identity = sender.session().constants().clone();
-    let text = SdpDescription {
-        name: "test",
-        session_id: u64::from(identity.ssrc),
-        version: 1,
-        destination: to,
-        rtcp_port: to.port() + 1,
-        ttl: 1,
-        payload_type: 96,
-        codec: Codec::H264,
-        fps: Rational::new(FPS as u32, 1),
-        bitrate_kbps: Some(8000),
-        parameter_sets: None,
-        feedback: false,
-        source: Some((identity.ssrc, &identity.cname)),
-    };
-    std::fs::write(&sdp, text.text()).unwrap();
-    let mut ffmpeg = Command::new("ffmpeg")
-        .args(["-v", "warning", "-protocol_whitelist", "file,udp,rtp", "-buffer_size", "4000000", "-i"])
-        .arg(&sdp)
-        .args(["-fps_mode", "passthrough", "-frames:v", &FRAMES.to_string(), "-f", "framemd5", "-"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    wait_for_listener(to.port(), &mut ffmpeg);
+    let sdp = folder.join("stream.sdp");
+    std::fs::write(&sdp, description(&sender, to, codec)).unwrap();
+    let receiver = Receiver::start(ffmpeg, &sdp, to.port(), FRAMES);
 
     let mut clock = MonotonicClock;
     let start_ns = clock.now_ns();
@@ -152,7 +68,7 @@ fn ffmpeg_decodes_every_frame_although_the_sender_is_replaced() {
     for (index, bytes) in units.iter().chain(&units[..EXTRA]).enumerate() {
         let capture_ns = start_ns + index as u64 * 1_000_000_000 / FPS;
         clock.wait_until_ns(capture_ns);
-        let au = AccessUnit { view: AuView::of(bytes), key: (index as u64 + 1, 0), capture_ns, codec: Codec::H264 };
+        let au = AccessUnit { view: AuView::of(bytes), key: (index as u64 + 1, 0), capture_ns, codec };
         if index == REPLACED_AT {
             sender.begin(&au, clock.now_ns()).unwrap();
             assert_eq!(sender.step(&au, clock.now_ns()).unwrap(), Step::Sent, "more than one batch");
@@ -165,24 +81,47 @@ fn ffmpeg_decodes_every_frame_although_the_sender_is_replaced() {
         assert!(matches!(end, SendEnd::Done(sent) if sent.dropped == 0), "{end:?}");
     }
     assert_eq!(sender.transmit().path(), "gso");
-    assert_eq!(sender.session().totals().burned, 0);
+    assert_eq!((sender.session().totals().burned, sender.invalid_nals()), (0, 0));
     assert!(sender.rtcp().stats().reports_sent >= 1);
-    let (sps, pps) = sender.parameters().get().unwrap();
-    assert_eq!((sps[0] & 31, pps[0] & 31), (7, 8));
+    check_setup(sender.parameters().get().unwrap(), codec);
 
-    let since = Instant::now();
-    while ffmpeg.try_wait().unwrap().is_none() && since.elapsed() < PATIENCE {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let _ = ffmpeg.kill();
-    let (mut out, mut log) = (String::new(), String::new());
-    ffmpeg.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-    ffmpeg.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    ffmpeg.wait().unwrap();
-    let received = hashes(&out);
+    let (received, log) = receiver.finish();
     assert_eq!(received.len(), FRAMES, "{log}");
     assert_eq!(received, expected, "{log}");
     for complaint in ["missed", "bad cseq", "error", "corrupt"] {
         assert!(!log.contains(complaint), "{log}");
     }
+}
+
+#[test]
+fn ffmpeg_decodes_every_frame_although_the_sender_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let ffmpeg = PathBuf::from("ffmpeg");
+    let Some(stream) = make_stream(&ffmpeg, Codec::H264, FRAMES, folder.path()) else {
+        return skip("rtp_to_ffmpeg: H.264", "ffmpeg with libx264 is not installed");
+    };
+    every_frame_arrives(Codec::H264, &ffmpeg, &stream, folder.path());
+}
+
+#[test]
+fn ffmpeg_decodes_every_frame_of_hevc_although_the_sender_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let ffmpeg = PathBuf::from("ffmpeg");
+    let Some(stream) = make_stream(&ffmpeg, Codec::Hevc, FRAMES, folder.path()) else {
+        return skip("rtp_to_ffmpeg: HEVC", "ffmpeg with libx265 is not installed");
+    };
+    every_frame_arrives(Codec::Hevc, &ffmpeg, &stream, folder.path());
+}
+
+#[test]
+fn ffmpeg_decodes_every_frame_of_av1_although_the_sender_is_replaced() {
+    const TEST: &str = "rtp_to_ffmpeg: AV1";
+    let folder = tempfile::tempdir().unwrap();
+    let Some(ffmpeg) = newer_ffmpeg() else {
+        return skip(TEST, "no FFmpeg 8 or newer, which knows AV1 over RTP (QUAD_FFMPEG names one)");
+    };
+    let Some(stream) = make_stream(&ffmpeg, Codec::Av1, FRAMES, folder.path()) else {
+        return skip(TEST, "that FFmpeg has no libsvtav1");
+    };
+    every_frame_arrives(Codec::Av1, &ffmpeg, &stream, folder.path());
 }

@@ -197,6 +197,11 @@ impl Pool {
         self.dma_bufs.get(usize::from(index)).map(AsFd::as_fd)
     }
 
+    /// The memory that holds all buffers.
+    pub fn memory(&self) -> BorrowedFd<'_> {
+        self.segment.fd()
+    }
+
     /// Descriptors to hand over: the memory, then any DMA-BUFs.
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         std::iter::once(self.segment.fd()).chain(self.dma_bufs.iter().map(AsFd::as_fd)).collect()

@@ -13,6 +13,7 @@ pub mod processes;
 pub mod quad;
 pub mod random;
 pub mod receiver;
+pub mod streams;
 pub mod tools;
 pub mod wire;
 pub mod y4m;

@@ -1,7 +1,9 @@
 //! FFmpeg and GStreamer as receivers, and the frame ids in what they decoded.
 
+use crate::streams::format_name;
 use crate::tools::{Owned, within};
 use kernel_a_capture::barcode::{Barcode, block_side, read_barcode};
+use shm_protocol::frame::Codec;
 use std::io::Write as _;
 use std::net::UdpSocket;
 use std::path::Path;
@@ -59,13 +61,18 @@ pub fn assert_contiguous(ids: &[u64]) {
     assert_eq!(break_at, None, "{} frames from {:?} to {:?}", ids.len(), ids.first(), ids.last());
 }
 
-/// Decodes an Annex-B stream with FFmpeg and reads the frame ids.
+/// Decodes an H.264 stream with FFmpeg and reads the frame ids.
 pub fn decode(stream: &[u8], width: usize, height: usize) -> Decoded {
-    let mut file = tempfile::Builder::new().suffix(".h264").tempfile().unwrap();
+    decode_of(Codec::H264, stream, width, height)
+}
+
+/// Decodes a stream of any codec with FFmpeg and reads the frame ids.
+pub fn decode_of(codec: Codec, stream: &[u8], width: usize, height: usize) -> Decoded {
+    let mut file = tempfile::Builder::new().tempfile().unwrap();
     file.write_all(stream).unwrap();
     let rows = strip_rows(width, height);
     let output = Command::new("ffmpeg")
-        .args(["-v", "warning", "-nostdin", "-f", "h264", "-i"])
+        .args(["-v", "warning", "-nostdin", "-f", format_name(codec), "-i"])
         .arg(file.path())
         .args(["-fps_mode", "passthrough", "-vf", &format!("crop={width}:{rows}:0:0")])
         .args(["-pix_fmt", "yuv420p", "-f", "rawvideo", "-"])

@@ -212,12 +212,21 @@ pub struct Faults {
 
 /// Puts packets in order of their sequence numbers (extended over wrap-around), each once, and counts faults.
 pub fn in_order(packets: &[Packet]) -> (Vec<&Packet>, Faults) {
+    in_order_of(packets, |packet, first| (packet.ssrc, packet.payload_type) == (first.ssrc, first.payload_type))
+}
+
+/// The same of a stream whose codec changes, and with it the payload type: only another source is foreign.
+pub fn in_order_of_source(packets: &[Packet]) -> (Vec<&Packet>, Faults) {
+    in_order_of(packets, |packet, first| packet.ssrc == first.ssrc)
+}
+
+fn in_order_of(packets: &[Packet], same: impl Fn(&Packet, &Packet) -> bool) -> (Vec<&Packet>, Faults) {
     let mut faults = Faults::default();
     let mut ordered = BTreeMap::<u64, &Packet>::new();
     let Some(first) = packets.first() else { return (Vec::new(), faults) };
     let mut highest = u64::from(first.sequence) + (1 << 16);
     for packet in packets {
-        if (packet.ssrc, packet.payload_type) != (first.ssrc, first.payload_type) {
+        if !same(packet, first) {
             faults.foreign += 1;
             continue;
         }

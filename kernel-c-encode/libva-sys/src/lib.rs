@@ -1,7 +1,7 @@
 //! Bindings of libva 2.17 (VA-API 1.17) and of its driver interface, opened at run time ([`Functions`]). Written by
 //! `scripts/bindgen` from the headers.
+#![expect(unsafe_code, reason = "calls C through symbols looked up at run time")]
 #![allow(
-    unsafe_code,
     missing_docs,
     non_camel_case_types,
     non_snake_case,

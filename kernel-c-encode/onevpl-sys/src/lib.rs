@@ -1,7 +1,7 @@
 //! Bindings of Intel's oneVPL, API 2.8, for its dispatcher `libvpl.so.2`, which is opened at run time
 //! ([`Dispatcher`]). Written by `scripts/bindgen` from the headers, without the newer structures of [`import`].
+#![expect(unsafe_code, reason = "calls C through symbols looked up at run time")]
 #![allow(
-    unsafe_code,
     missing_docs,
     non_camel_case_types,
     non_snake_case,

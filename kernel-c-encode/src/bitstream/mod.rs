@@ -13,3 +13,4 @@ pub mod h264_write;
 pub mod hevc;
 pub mod hevc_write;
 pub mod levels;
+pub mod hevc_level;

@@ -38,9 +38,11 @@ const FIRST_IDR_FRAMES: f64 = 8.0;
 /// P pictures aim at this share of a frame's worth at the least and at the most, whatever the bucket says.
 const P_SHARE: (f64, f64) = (0.3, 3.0);
 /// What later frames are promised of a frame's worth when a large one is let through the window.
-pub(super) const RESERVE: f64 = 0.5;
+const RESERVE: f64 = 0.5;
 /// VBR evens out its average over this time, s; it may save up or overdraw half of it.
 const VBR_HORIZON_S: f64 = 4.0;
+/// How long VBR may step as far as CBR after a new bitrate, s.
+const HURRY_S: f64 = 0.5;
 /// Time constant of the mean complexity of VBR and ICQ, s.
 const MEAN_S: f64 = 2.0;
 /// How much of a frame's deviation from the mean complexity ICQ takes from its quality (x264's `1 − qcomp` is 0.4), and
@@ -49,8 +51,11 @@ const MASKING: f64 = 0.3;
 const MASKING_BOUND: f64 = 0.5;
 /// Least complexity per pixel: a block of 8 × 8 with a difference of one level in a single coefficient has 1/64.
 const LEAST_PER_PIXEL: f64 = 1.0 / 64.0;
-/// α before anything was coded. Measured: docs/rate-control.md.
-const FIRST_ALPHA: f64 = 0.6;
+/// α of an IDR and of other frames before anything was coded. Measured: docs/rate-control.md.
+const FIRST_ALPHA_INTRA: f64 = 2.6;
+const FIRST_ALPHA_INTER: f64 = 0.4;
+/// A frame of which so much is new, after one of which at most half as much was, is a cut: it is coded like an IDR.
+const CUT: f64 = 0.7;
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +66,22 @@ pub struct CodedFrame {
     pub qp: u8,
     /// Whether it became an IDR.
     pub idr: bool,
+}
+
+/// What there is to code, and what is known of its like.
+#[derive(Debug, Clone, Copy)]
+struct Task {
+    work: f64,
+    /// An IDR, or the first frame after a cut, which finds as little to refer to.
+    like_idr: bool,
+    model: BitsModel,
+}
+
+impl Task {
+    /// The octave at which `bits` are expected.
+    fn octave(&self, bits: f64) -> f64 {
+        self.model.octave(self.work, bits)
+    }
 }
 
 /// Chooses the quantiser of every frame.
@@ -77,8 +98,13 @@ pub struct RateController {
     overdrawn_bits: f64,
     /// Mean of `log2(complexity)` of P pictures.
     mean: Option<f64>,
-    asked: Option<(Complexity, bool)>,
+    /// The frame asked about: its complexity.
+    asked: Option<Complexity>,
+    /// How much of the last frame was new.
+    last_fresh: f64,
     frames: u64,
+    /// Frames for which VBR may step as far as CBR: it has a new bitrate to get to.
+    hurry_frames: u32,
 }
 
 impl RateController {
@@ -92,13 +118,15 @@ impl RateController {
         Ok(RateController {
             bucket: LeakyBucket::new(size, drain),
             window: Window::new(config.fps, config.window_tolerance.unwrap_or(0.0)),
-            intra: BitsModel::new(FIRST_ALPHA),
-            inter: BitsModel::new(FIRST_ALPHA),
+            intra: BitsModel::new(FIRST_ALPHA_INTRA),
+            inter: BitsModel::new(FIRST_ALPHA_INTER),
             last: None,
             overdrawn_bits: 0.0,
             mean: None,
             asked: None,
+            last_fresh: 0.0,
             frames: 0,
+            hurry_frames: 0,
             config,
         })
     }
@@ -106,18 +134,18 @@ impl RateController {
     /// The quantiser of the next frame, within the bounds of the configuration. Asked twice, it answers for the same
     /// frame.
     pub fn next_qp(&mut self, complexity: Complexity, is_idr: bool) -> u8 {
-        self.asked = Some((complexity, is_idr));
+        self.asked = Some(complexity);
         let scale = self.config.scale;
-        let work = self.work(complexity, is_idr);
+        let task = self.task(complexity, is_idr);
         let (octave, bounded) = match self.config.mode {
             ModeConfig::Cqp { qp } => return qp,
-            ModeConfig::Cbr { .. } => (self.constant(work, is_idr), true),
-            ModeConfig::Vbr { .. } => (self.variable(work, is_idr), true),
-            ModeConfig::CappedVbr { qp, .. } => (self.quality(qp, work, is_idr), true),
-            ModeConfig::ConstantQuality { quality } => (self.quality(quality, work, is_idr), false),
+            ModeConfig::Cbr { .. } => (self.constant(&task, is_idr), true),
+            ModeConfig::Vbr { .. } => (self.variable(&task, is_idr), true),
+            ModeConfig::CappedVbr { qp, .. } => (self.quality(qp, &task, is_idr), true),
+            ModeConfig::ConstantQuality { quality } => (self.quality(quality, &task, is_idr), false),
         };
         let wanted = scale.nearest(octave);
-        let least = if bounded { scale.at_least(self.model(is_idr).octave(work, self.cap_bits(is_idr))) } else { 0 };
+        let least = if bounded { scale.at_least(task.octave(self.cap_bits(&task, is_idr))) } else { 0 };
         wanted.max(least).clamp(self.config.min_qp, self.config.max_qp)
     }
 
@@ -125,17 +153,20 @@ impl RateController {
     pub fn coded(&mut self, frame: CodedFrame) {
         let octave = self.config.scale.octave(frame.qp);
         let bits = frame.bits as f64;
-        if let Some((complexity, _)) = self.asked.take() {
-            let work = self.work(complexity, frame.idr);
-            if frame.idr {
-                self.intra.learn(work, octave, bits);
+        if let Some(complexity) = self.asked.take() {
+            let task = self.task(complexity, frame.idr);
+            if task.like_idr {
+                self.intra.learn(task.work, octave, bits);
             } else {
-                self.inter.learn(work, octave, bits);
-                self.last = Some(octave);
+                self.inter.learn(task.work, octave, bits);
                 let weight = (1.0 / (MEAN_S * self.config.fps)).clamp(0.0, 1.0);
-                let log2 = work.log2();
+                let log2 = task.work.log2();
                 self.mean = Some(self.mean.map_or(log2, |mean| mean + (log2 - mean) * weight));
             }
+            if !frame.idr {
+                self.last = Some(octave);
+            }
+            self.last_fresh = complexity.fresh;
         }
         self.passed(bits);
     }
@@ -173,6 +204,7 @@ impl RateController {
         let (size, drain) = bucket_of(&self.config);
         self.bucket.resize(size, drain);
         self.overdrawn_bits = 0.0;
+        self.hurry_frames = (self.config.fps * HURRY_S).clamp(1.0, 1000.0) as u32;
         Ok(())
     }
 
@@ -203,12 +235,13 @@ impl RateController {
 
     /// Bits that a frame is expected to take at `qp`.
     pub fn expected_bits(&self, complexity: Complexity, is_idr: bool, qp: u8) -> f64 {
-        self.model(is_idr).bits(self.work(complexity, is_idr), self.config.scale.octave(qp))
+        let task = self.task(complexity, is_idr);
+        task.model.bits(task.work, self.config.scale.octave(qp))
     }
 
     /// The quantiser at which a frame is expected to take `bits`.
     pub fn qp_for(&self, complexity: Complexity, is_idr: bool, bits: f64) -> u8 {
-        let octave = self.model(is_idr).octave(self.work(complexity, is_idr), bits);
+        let octave = self.task(complexity, is_idr).octave(bits);
         self.config.scale.nearest(octave).clamp(self.config.min_qp, self.config.max_qp)
     }
 
@@ -218,22 +251,18 @@ impl RateController {
         self.window.room(reserve) * self.frame_bits()
     }
 
-    fn work(&self, complexity: Complexity, is_idr: bool) -> f64 {
+    fn task(&self, complexity: Complexity, is_idr: bool) -> Task {
+        let unknown = self.inter.coded() == 0 || self.last_fresh <= complexity.fresh / 2.0;
+        let like_idr = is_idr || (complexity.fresh >= CUT && unknown);
         let least = (self.config.pixels as f64 * LEAST_PER_PIXEL).max(1.0);
-        let given = complexity.of(is_idr);
-        if given.is_finite() { given.max(least) } else { least }
-    }
-
-    /// The model of a kind of frame; one never coded yet borrows from the other.
-    fn model(&self, is_idr: bool) -> &BitsModel {
-        let (own, other) = if is_idr { (&self.intra, &self.inter) } else { (&self.inter, &self.intra) };
-        if own.coded() == 0 && other.coded() > 0 { other } else { own }
+        let given = complexity.of(like_idr);
+        let work = if given.is_finite() { given.max(least) } else { least };
+        Task { work, like_idr, model: if like_idr { self.intra } else { self.inter } }
     }
 
     /// Most bits the next frame may be expected to take.
-    fn cap_bits(&self, is_idr: bool) -> f64 {
-        let own = if is_idr { &self.intra } else { &self.inter };
-        let margin = if own.coded() == 0 { FIRST_MARGIN } else { MARGIN };
+    fn cap_bits(&self, task: &Task, is_idr: bool) -> f64 {
+        let margin = if task.model.coded() == 0 { FIRST_MARGIN } else { MARGIN };
         let mut cap = self.bucket.room_bits() / margin;
         if self.config.window_tolerance.is_some() {
             cap = cap.min(self.window_room_bits(RESERVE) / margin);
@@ -245,12 +274,12 @@ impl RateController {
         cap.max(1.0)
     }
 
-    fn constant(&self, work: f64, is_idr: bool) -> f64 {
+    fn constant(&self, task: &Task, is_idr: bool) -> f64 {
         let worth = self.frame_bits();
         if is_idr {
             return match self.last {
                 Some(last) => last - IDR_FINER,
-                None => self.model(true).octave(work, worth * FIRST_IDR_FRAMES),
+                None => task.octave(worth * FIRST_IDR_FRAMES),
             };
         }
         let size = self.bucket.size_bits();
@@ -258,30 +287,34 @@ impl RateController {
         let horizon = (size / worth / 2.0).max(2.0);
         let back = (size * SET_POINT - self.bucket.level_bits()) / horizon;
         let target = (worth + back).clamp(worth * P_SHARE.0, worth * P_SHARE.1);
-        self.stepped(self.model(false).octave(work, target), STEP_DOWN, STEP_UP)
+        self.stepped(task.octave(target), STEP_DOWN, STEP_UP)
     }
 
-    fn variable(&self, work: f64, is_idr: bool) -> f64 {
+    fn variable(&self, task: &Task, is_idr: bool) -> f64 {
         let worth = self.frame_bits();
         if is_idr {
             return match self.last {
                 Some(last) => last - IDR_FINER,
-                None => self.model(true).octave(work, worth * FIRST_IDR_FRAMES),
+                None => task.octave(worth * FIRST_IDR_FRAMES),
             };
         }
         let back = self.overdrawn_bits / (VBR_HORIZON_S * self.config.fps).max(1.0);
         let target = (worth - back).clamp(worth * P_SHARE.0, worth * P_SHARE.1);
         // By the mean complexity, not the frame's own: bits follow the content, the quality stays.
-        let work = self.mean.map_or(work, f64::exp2);
-        self.stepped(self.model(false).octave(work, target), GENTLE_STEP_DOWN, GENTLE_STEP_UP)
+        let work = if task.like_idr { task.work } else { self.mean.map_or(task.work, f64::exp2) };
+        let (down, up) = if self.hurry_frames > 0 { (STEP_DOWN, STEP_UP) } else { (GENTLE_STEP_DOWN, GENTLE_STEP_UP) };
+        self.stepped(task.model.octave(work, target), down, up)
     }
 
-    fn quality(&self, qp: u8, work: f64, is_idr: bool) -> f64 {
+    fn quality(&self, qp: u8, task: &Task, is_idr: bool) -> f64 {
         let base = self.config.scale.octave(qp);
         if is_idr {
             return base - IDR_FINER / 2.0;
         }
-        let deviation = self.mean.map_or(0.0, |mean| work.log2() - mean);
+        if task.like_idr {
+            return base;
+        }
+        let deviation = self.mean.map_or(0.0, |mean| task.work.log2() - mean);
         base + (deviation * MASKING).clamp(-MASKING_BOUND, MASKING_BOUND)
     }
 
@@ -297,8 +330,11 @@ impl RateController {
         self.bucket.frame(bits);
         self.window.push(bits / worth);
         let bound = worth * VBR_HORIZON_S * self.config.fps / 2.0;
-        self.overdrawn_bits = (self.overdrawn_bits + bits - worth).clamp(-bound, bound);
+        let overdrawn_bits = (self.overdrawn_bits + bits - worth).clamp(-bound, bound);
+        // On the way to a new bitrate nothing is owed: the old one was right until a moment ago.
+        self.overdrawn_bits = if self.hurry_frames > 0 { 0.0 } else { overdrawn_bits };
         self.frames = self.frames.saturating_add(1);
+        self.hurry_frames = self.hurry_frames.saturating_sub(1);
     }
 }
 

@@ -7,7 +7,7 @@
 //! for half a second. While the library keeps its bitrate the guard only looks on, and the stream is the library's to
 //! the bit.
 
-use super::controller::{CodedFrame, RESERVE, RateController};
+use super::controller::{CodedFrame, RateController};
 use super::mode::{ModeConfig, RateConfig};
 use super::model::QpScale;
 use super::satd::Complexity;
@@ -16,11 +16,17 @@ use crate::error::EncoderError;
 /// How far any one second may exceed the bitrate.
 pub const TOLERANCE: f64 = 0.1;
 /// The guard keeps this much of the tolerance to itself, for frames that come out larger than predicted.
-const KEPT_BACK: f64 = 0.02;
+const KEPT_BACK: f64 = 0.01;
+/// What each later frame of a second must still be able to take, of a frame's worth, for the library to have its way
+/// with this one: what the coarsest quantiser needs. The library itself goes down to 0.55 after a large frame.
+const LEAST_SHARE: f64 = 0.25;
 /// The bucket of the guard's own controller, ms: half a second, as an IDR is spread over by the pacer at the worst.
 const BUCKET_MS: u32 = 500;
 /// How long the library's own choice must have fitted before it is given its way again, s.
 const CALM_S: f64 = 0.5;
+
+/// Bits at a QP less, `2^(1/6)` times as many, rounded up.
+const ONE_QP: f64 = 1.13;
 
 /// How a library chooses its quantiser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,12 +69,11 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// A guard before the first frame of a stream of `pixels` a frame at `kbps`. With `leaves_out` a frame that fits at
-    /// no quantiser is left out, unless it must be an IDR.
+    /// A guard before the first frame of a stream of `pixels` a frame at `kbps`. It leaves no frame out.
     ///
     /// # Errors
     /// [`EncoderError::Setting`] for a bitrate or frame rate out of range.
-    pub fn new(habits: Habits, kbps: u32, fps: f64, pixels: u64, leaves_out: bool) -> Result<Guard, EncoderError> {
+    pub fn new(habits: Habits, kbps: u32, fps: f64, pixels: u64) -> Result<Guard, EncoderError> {
         let controller = RateController::new(RateConfig {
             mode: ModeConfig::Cbr { kbps },
             scale: QpScale::H26x,
@@ -82,7 +87,7 @@ impl Guard {
         Ok(Guard {
             controller,
             habits,
-            leaves_out,
+            leaves_out: false,
             in_charge: false,
             library_began: false,
             library_qp: None,
@@ -91,12 +96,17 @@ impl Guard {
         })
     }
 
+    /// Whether a frame that fits at no quantiser is left out, unless it must be an IDR.
+    pub fn leave_frames_out(&mut self, leave_out: bool) {
+        self.leaves_out = leave_out;
+    }
+
     /// Decides about the next frame. To be followed by [`Guard::coded`] or [`Guard::left_out`].
     pub fn judge(&mut self, complexity: Complexity, is_idr: bool) -> Verdict {
         let ours = self.controller.next_qp(complexity, is_idr);
         let theirs = self.library_choice(complexity, is_idr);
         let expected = self.controller.expected_bits(complexity, is_idr, theirs);
-        let fits = expected <= self.controller.window_room_bits(RESERVE);
+        let fits = expected <= self.controller.window_room_bits(LEAST_SHARE);
         if !self.in_charge {
             if fits {
                 return Verdict::Library;
@@ -105,8 +115,8 @@ impl Guard {
             self.calm_frames = 0;
             self.took_over += 1;
         } else {
-            // A P picture must fit its own share, not only what is left of the second.
-            let calm = fits && (is_idr || expected <= self.controller.frame_bits());
+            // A P picture must fit its own share, not only what is left of the second; a QP more is no matter.
+            let calm = fits && (is_idr || expected <= self.controller.frame_bits() * ONE_QP);
             self.calm_frames = if calm { self.calm_frames.saturating_add(1) } else { 0 };
             let patience = CALM_S * self.controller.config().fps;
             if f64::from(self.calm_frames) >= patience && (is_idr || self.library_began) {

@@ -67,16 +67,18 @@ fn config(mode: ModeConfig) -> RateConfig {
     }
 }
 
-fn drive(controller: &mut RateController, encoder: &mut Synthetic, scenes: &[Scene], idr_every: usize) -> Vec<Seen> {
+fn drive(controller: &mut RateController, encoder: &mut Synthetic, scenes: &[Scene], idr_every: u64) -> Vec<Seen> {
     let mut seen = Vec::new();
     for scene in scenes {
         for _ in 0..scene.frames {
-            let is_idr = seen.len().is_multiple_of(idr_every);
+            let is_idr = controller.frames().is_multiple_of(idr_every);
             let inter = scene.inter * PIXELS as f64;
-            let complexity = Complexity { inter, intra: inter * scene.intra_ratio };
+            let complexity = Complexity { inter, intra: inter * scene.intra_ratio, fresh: 0.0 };
             let qp = controller.next_qp(complexity, is_idr);
             let scale = controller.config().scale;
-            let bits = encoder.encode(scale, complexity.of(is_idr), scene.factor, qp);
+            // A unit of intra complexity costs several times one of inter complexity.
+            let factor = if is_idr { scene.factor * 5.0 } else { scene.factor };
+            let bits = encoder.encode(scale, complexity.of(is_idr), factor, qp);
             controller.coded(CodedFrame { bits, qp, idr: is_idr });
             let bucket: &LeakyBucket = controller.bucket();
             let (peak, size, unused) = (bucket.peak_bits(), bucket.size_bits(), bucket.unused_bits());
@@ -91,7 +93,7 @@ fn rate_kbps(seen: &[Seen]) -> f64 {
 }
 
 fn steady(frames: usize, inter: f64) -> Scene {
-    Scene { frames, inter, intra_ratio: 3.0, factor: 1.0 }
+    Scene { frames, inter, intra_ratio: 0.6, factor: 1.0 }
 }
 
 fn encoder(factor: f64, chance: f64, random: u64) -> Synthetic {
@@ -100,7 +102,7 @@ fn encoder(factor: f64, chance: f64, random: u64) -> Synthetic {
 
 fn scenes() -> impl Strategy<Value = Vec<Scene>> {
     // Factors of two scenes differ by 1.21 at the most and chance by 1.1 each way: together below the margin of 1.5.
-    let scene = (1usize..90, -3.0f64..3.5, 1.0f64..6.0, 0.909f64..1.1)
+    let scene = (1usize..90, -3.0f64..3.5, 0.3f64..2.0, 0.909f64..1.1)
         .prop_map(|(frames, log2, ratio, factor)| Scene { frames, inter: log2.exp2(), intra_ratio: ratio, factor });
     prop::collection::vec(scene, 1..12)
 }
@@ -120,9 +122,9 @@ proptest! {
     fn the_bucket_never_overflows_whatever_the_scenes(
         mode in bounded_mode(),
         scenes in scenes(),
-        factor in 0.15f64..2.0,
+        factor in 0.15f64..1.3,
         vbv_ms in 100u32..2000,
-        idr_every in 1usize..200,
+        idr_every in 1u64..200,
         av1 in any::<bool>(),
         random in any::<u64>(),
     ) {
@@ -143,7 +145,7 @@ proptest! {
     fn cbr_leaves_the_channel_idle_only_after_a_cut_or_at_the_finest_quantiser(
         kbps in 1000u32..12_000,
         scenes in scenes(),
-        factor in 0.15f64..2.0,
+        factor in 0.15f64..1.3,
         random in any::<u64>(),
     ) {
         let mut controller = RateController::new(config(ModeConfig::Cbr { kbps })).unwrap();
@@ -169,8 +171,8 @@ proptest! {
     fn cbr_converges_to_within_five_per_cent_over_two_seconds(
         kbps in 1000u32..12_000,
         log2 in -1.0f64..3.0,
-        factor in 0.2f64..2.0,
-        idr_every in 45usize..400,
+        factor in 0.2f64..1.3,
+        idr_every in 45u64..400,
         random in any::<u64>(),
     ) {
         let mut controller = RateController::new(config(ModeConfig::Cbr { kbps })).unwrap();
@@ -178,9 +180,9 @@ proptest! {
         let seen = drive(&mut controller, &mut encoder, &[steady(240, log2.exp2())], idr_every);
         prop_assume!(seen.iter().all(|frame| (1..51).contains(&frame.qp)));
         // An IDR is paid back within a second: a window that has only it or only the payback differs by that.
-        for from in [90, 150, 180] {
+        for from in [90usize, 150, 180] {
             let error = rate_kbps(&seen[from..from + 60]) / f64::from(kbps) - 1.0;
-            let idr_near = (from - 30..from + 60).any(|index| index.is_multiple_of(idr_every));
+            let idr_near = (from - 30..from + 60).any(|index| (index as u64).is_multiple_of(idr_every));
             let bound = if idr_near { 0.12 } else { 0.05 };
             prop_assert!(error.abs() <= bound, "from {from}: {error:.3}");
         }
@@ -190,8 +192,8 @@ proptest! {
     fn the_window_of_a_second_holds_no_more_than_its_tolerance(
         kbps in 1000u32..12_000,
         scenes in scenes(),
-        factor in 0.15f64..2.0,
-        idr_every in 1usize..200,
+        factor in 0.15f64..1.3,
+        idr_every in 1u64..200,
         random in any::<u64>(),
     ) {
         let config = RateConfig { window_tolerance: Some(0.1), ..config(ModeConfig::Cbr { kbps }) };
@@ -209,14 +211,14 @@ proptest! {
     fn absurd_input_gives_a_quantiser_within_bounds(
         mode in bounded_mode(),
         frames in prop::collection::vec(
-            (any::<f64>(), any::<f64>(), any::<bool>(), any::<u64>(), any::<u8>(), any::<u8>()), 1..60),
+            (any::<f64>(), any::<f64>(), any::<f64>(), any::<bool>(), any::<u64>(), any::<u8>(), any::<u8>()), 1..60),
         fps in prop_oneof![Just(1e-9), Just(1.0), Just(59.94), Just(1e6)],
         vbv_ms in any::<u32>(),
     ) {
         let config = RateConfig { fps, vbv_ms, min_qp: 7, max_qp: 45, window_tolerance: Some(0.1), ..config(mode) };
         let mut controller = RateController::new(config).unwrap();
-        for (intra, inter, is_idr, bits, qp, kind) in frames {
-            let chosen = controller.next_qp(Complexity { intra, inter }, is_idr);
+        for (intra, inter, fresh, is_idr, bits, qp, kind) in frames {
+            let chosen = controller.next_qp(Complexity { intra, inter, fresh }, is_idr);
             prop_assert!((7..=45).contains(&chosen));
             match kind % 3 {
                 0 => controller.left_out(),
@@ -239,9 +241,9 @@ fn a_step_from_2_to_8_and_back_to_2_mbit_is_reached_within_a_second() {
             controller.set_bitrate(kbps, 0).unwrap();
             let seen = drive(&mut controller, &mut encoder, &[steady(90, 2.0)], 10_000);
             let rates =
-                [(10, 30), (30, 40), (30, 60), (60, 90)].map(|(from, to)| rate_kbps(&seen[from..to]) / f64::from(kbps));
+                [(0, 30), (30, 40), (30, 60), (60, 90)].map(|(from, to)| rate_kbps(&seen[from..to]) / f64::from(kbps));
             println!("{mode:?} to {kbps}: {rates:.2?}");
-            // On the way down what waited at the higher rate is made up for first.
+            // The first second holds the way there: down, what came out too large before it got there is made up for.
             assert!((rates[0] - 1.0).abs() < 0.25, "{mode:?} to {kbps}: {rates:?}");
             assert!(rates[1..].iter().all(|rate| (rate - 1.0).abs() < 0.1), "{mode:?} to {kbps}: {rates:?}");
             assert!(seen.iter().all(|frame| frame.peak <= frame.size), "{mode:?} to {kbps}");

@@ -8,11 +8,11 @@ use kernel_host::status::{self, OutputStatus, watch_url};
 
 /// Lists the outputs.
 pub fn list(kernel: &Kernel, stream: Option<&RtpStream>, page: Option<&HttpOutput>) {
-    let http = page.map(|p| OutputStatus { kind: "http".to_owned(), url: watch_url(p.local_addr()), sdp: None });
+    let http = page.map(|p| OutputStatus::new("http", watch_url(p.local_addr())));
     write(kernel, &stream.map(rtp).into_iter().chain(http).collect::<Vec<_>>());
 }
 
-/// The RTP stream goes elsewhere; the others are as they were.
+/// The RTP stream goes elsewhere or has another codec; the others are as they were.
 pub fn relist(kernel: &Kernel, stream: &RtpStream) {
     let path = kernel.runtime.path().join(status::outputs_file(&kernel.name));
     let known = std::fs::read(path).ok().and_then(|text| serde_json::from_slice::<Vec<OutputStatus>>(&text).ok());
@@ -23,7 +23,12 @@ pub fn relist(kernel: &Kernel, stream: &RtpStream) {
 const RTP: &str = "rtp";
 
 fn rtp(stream: &RtpStream) -> OutputStatus {
-    OutputStatus { kind: RTP.to_owned(), url: stream.url(), sdp: Some(stream.sdp_path().display().to_string()) }
+    OutputStatus {
+        sdp: Some(stream.sdp_path().display().to_string()),
+        codec: stream.codec().map(|codec| codec.name().to_owned()),
+        note: stream.note(),
+        ..OutputStatus::new(RTP, stream.url())
+    }
 }
 
 fn write(kernel: &Kernel, outputs: &[OutputStatus]) {

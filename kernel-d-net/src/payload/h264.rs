@@ -6,11 +6,9 @@
 //!   one slice and the slice packets stay equally long.
 //! - The fragments of a NAL unit are all of the full payload size but the last: one segmented send takes a run of them.
 
-use memchr::memmem;
-
 use crate::au::AuView;
 
-use super::{PacketPlan, PayloadSize, Piece};
+use super::{PacketPlan, PayloadSize, Piece, annexb};
 
 /// NAL unit types (ITU-T H.264 table 7-1) this payload format treats differently.
 mod nal_type {
@@ -26,7 +24,6 @@ mod nal_type {
     pub const FU_A: u8 = 28;
 }
 
-const START_CODE: [u8; 3] = [0, 0, 1];
 const TYPE_MASK: u8 = 0x1f;
 const NRI_MASK: u8 = 0x60;
 const FORBIDDEN_BIT: u8 = 0x80;
@@ -44,7 +41,7 @@ const STAP_SIZE_BYTES: u32 = 2;
 /// Plans the packets of the Annex B access unit `au`. Bytes in front of the first start code are ignored.
 pub fn plan(au: &AuView<'_>, size: PayloadSize, plan: &mut PacketPlan) {
     plan.clear();
-    scan(au, plan);
+    annexb::scan(au, plan);
     let mut nals = std::mem::take(&mut plan.nals);
     nals.retain(|&nal| keep(au, nal, plan));
     let mut index = 0;
@@ -64,54 +61,6 @@ pub fn plan(au: &AuView<'_>, size: PayloadSize, plan: &mut PacketPlan) {
         index += 1;
     }
     plan.nals = nals;
-}
-
-/// Finds the NAL units and the check sum in one pass over shared memory.
-fn scan(au: &AuView<'_>, plan: &mut PacketPlan) {
-    let finder = memmem::Finder::new(&START_CODE);
-    let mut crc = crc32fast::Hasher::new();
-    let mut open: Option<u32> = None;
-    let mut tail = [0xffu8; 2]; // the two bytes before this chunk
-    let nals = &mut plan.nals;
-    let mut found = |code_at: u32| {
-        if let Some(start) = open {
-            close_nal(au, start, code_at, nals);
-        }
-        open = Some(code_at + START_CODE.len() as u32);
-    };
-    au.for_each_chunk(|base, bytes| {
-        crc.update(bytes);
-        // A start code across the border: its last one or two bytes are in this chunk.
-        let mut border = [0xffu8; 4];
-        border[..2].copy_from_slice(&tail);
-        let head = bytes.len().min(2);
-        border[2..2 + head].copy_from_slice(&bytes[..head]);
-        if let Some(at) = finder.find(&border) {
-            found((base + at as u32).wrapping_sub(2));
-        }
-        for at in finder.find_iter(bytes) {
-            found(base + at as u32);
-        }
-        match *bytes {
-            [.., a, b] => tail = [a, b],
-            [b] => tail = [tail[1], b],
-            [] => {}
-        }
-    });
-    if let Some(start) = open {
-        close_nal(au, start, au.len(), nals);
-    }
-    plan.crc = crc.finalize();
-}
-
-/// Records the NAL unit `start..end` without trailing_zero_8bits (H.264 annex B.1; a NAL unit never ends in 0).
-fn close_nal(au: &AuView<'_>, start: u32, mut end: u32, nals: &mut Vec<(u32, u32)>) {
-    while end > start && au.byte(end - 1) == Some(0) {
-        end -= 1;
-    }
-    if end > start {
-        nals.push((start, end - start));
-    }
 }
 
 /// Whether a NAL unit is sent; notes what it is.

@@ -15,9 +15,8 @@ use crate::{
 /// Packets of one batch at the most. One segmented send takes no more than 64 segments (UDP_MAX_SEGMENTS), and a
 /// batch is what goes out twice when the process dies between sending and noting it.
 pub const MAX_BATCH_PACKETS: usize = 64;
-/// Room for our own bytes in front of each piece.
-const HEADER_ROOM: usize = 16;
-const _: () = assert!(RTP_HEADER_BYTES as usize + MAX_PREFIX_BYTES <= HEADER_ROOM);
+/// Room for our own bytes in front of each piece: the RTP header and the longest prefix of a payload format.
+const HEADER_ROOM: usize = RTP_HEADER_BYTES as usize + MAX_PREFIX_BYTES;
 
 /// Bytes of a packet that lie together.
 #[derive(Debug, Clone, Copy)]

@@ -385,4 +385,5 @@ fn doctor_answers_in_json() {
     assert_eq!(code(&output), 0);
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(found["findings"].as_array().unwrap().iter().any(|f| f["name"] == "openh264" && f["usable"] == true));
+    assert_eq!(found["encoders"][0]["why"], "as a stand-in says", "{found}");
 }

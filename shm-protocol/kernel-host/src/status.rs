@@ -217,6 +217,19 @@ pub struct OutputStatus {
     /// Path of its session description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sdp: Option<String>,
+    /// Codec on the wire, once something was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codec: Option<String>,
+    /// A sentence for viewers: the codec changed under them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl OutputStatus {
+    /// An output of which no more is known.
+    pub fn new(kind: &str, url: String) -> OutputStatus {
+        OutputStatus { kind: kind.to_owned(), url, sdp: None, codec: None, note: None }
+    }
 }
 
 /// Where a browser on this machine finds the page of a listener: one that takes every address has none of its own.

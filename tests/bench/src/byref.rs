@@ -149,7 +149,7 @@ pub fn run(effort: Effort) -> Result<Bench> {
             .note(said(case, &reading)),
         );
     }
-    Ok(Bench { rows, missing })
+    Ok(Bench { rows, missing, tables: Vec::new() })
 }
 
 fn said(case: &Case, run: &Run) -> String {

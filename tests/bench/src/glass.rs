@@ -211,7 +211,7 @@ fn fastest(who: Who, layout: Layout, frames: &[Vec<u8>], count: usize) -> Result
 
 /// Measures and compares.
 pub fn run(effort: Effort) -> Result<Bench> {
-    let mut bench = Bench { rows: Vec::new(), missing: Vec::new() };
+    let mut bench = Bench::default();
     let version = match ffmpeg::version() {
         Ok(version) => Some(version),
         Err(why) => {

@@ -10,6 +10,7 @@ mod recovery;
 mod report;
 mod ring;
 mod scratch;
+mod seed;
 mod stand;
 mod startup;
 mod stats;
@@ -20,12 +21,14 @@ mod wire;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use report::{Missing, Report, Row};
+use report::{Missing, Report, Row, Table};
 
 /// What one benchmark found.
+#[derive(Default)]
 struct Bench {
     rows: Vec<Row>,
     missing: Vec<Missing>,
+    tables: Vec<Table>,
 }
 
 /// How long to measure.
@@ -47,7 +50,7 @@ impl Effort {
 /// A benchmark that can be asked for.
 type Run = fn(Effort) -> Result<Bench>;
 
-const BENCHES: [(&str, Run); 7] = [
+const BENCHES: [(&str, Run); 8] = [
     ("ring", ring::run),
     ("pipeline", glass::run),
     ("8k120", byref::run),
@@ -55,6 +58,7 @@ const BENCHES: [(&str, Run); 7] = [
     ("startup", startup::run),
     ("recovery", recovery::run),
     ("swap", swap::run),
+    ("seed", seed::run),
 ];
 
 /// Benchmarks of the quad-kernel streaming system, each with its rival in the same run
@@ -95,7 +99,7 @@ fn main() -> Result<()> {
         eprintln!("{name} …");
         let machine = machine::machine();
         match run(effort) {
-            Ok(Bench { rows, missing }) => reports.push(Report { name, machine, rows, missing }),
+            Ok(Bench { rows, missing, tables }) => reports.push(Report { name, machine, rows, missing, tables }),
             Err(error) => failures.push(format!("{name}: {error:#}")),
         }
     }

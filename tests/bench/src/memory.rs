@@ -65,7 +65,7 @@ pub fn run(effort: Effort) -> Result<Bench> {
         );
     }
     rows.extend(growth(effort)?);
-    Ok(Bench { rows, missing: Vec::new() })
+    Ok(Bench { rows, ..Bench::default() })
 }
 
 fn growth(effort: Effort) -> Result<Vec<Row>> {

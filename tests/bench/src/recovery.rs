@@ -81,7 +81,7 @@ pub fn run(effort: Effort) -> Result<Bench> {
             .goal("≤ 1000", back.max <= 1000.0)
             .note("a plain WebSocket client that connects again when the page would: after 100, 200, 400, 700 ms"),
     );
-    Ok(Bench { rows, missing })
+    Ok(Bench { rows, missing, tables: Vec::new() })
 }
 
 fn summary(deaths: &[Death], kind: &str, of: impl Fn(&Death) -> f64) -> Result<Summary> {

@@ -109,6 +109,36 @@ pub struct Machine {
     pub date: String,
 }
 
+/// A table of cells that are not all figures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Table {
+    /// What it shows.
+    pub title: String,
+    /// Names of its columns.
+    pub columns: Vec<String>,
+    /// Its rows, each with a cell for every column.
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table without rows.
+    pub fn new(title: impl Into<String>, columns: &[&str]) -> Table {
+        Table { title: title.into(), columns: columns.iter().map(ToString::to_string).collect(), rows: Vec::new() }
+    }
+
+    fn text(&self) -> String {
+        let lines: Vec<&Vec<String>> = std::iter::once(&self.columns).chain(&self.rows).collect();
+        let width = |column: usize| lines.iter().map(|l| l[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let mut text = format!("  {}\n", self.title);
+        for line in lines {
+            let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            let _ = writeln!(text, "    {}", cells.join("  ").trim_end());
+        }
+        text
+    }
+}
+
 /// One benchmark's answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
@@ -120,6 +150,9 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// What could not be.
     pub missing: Vec<Missing>,
+    /// Tables beside the rows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<Table>,
 }
 
 /// Three figures at any size.
@@ -158,7 +191,8 @@ impl Report {
         }
         let widths: Vec<usize> =
             (0..head.len()).map(|c| lines.iter().map(|l| l[c].chars().count()).max().unwrap_or(0)).collect();
-        for line in &lines {
+        // A report of tables alone has no line for the names of the columns.
+        for line in lines.iter().filter(|_| !self.rows.is_empty()) {
             let cells: Vec<String> = line
                 .iter()
                 .zip(&widths)
@@ -173,6 +207,7 @@ impl Report {
         for row in self.rows.iter().filter(|row| !row.note.is_empty()) {
             let _ = writeln!(text, "  {}: {}", row.case, row.note);
         }
+        self.tables.iter().for_each(|table| text.push_str(&table.text()));
         for missing in &self.missing {
             let _ = writeln!(text, "  missing: {}: {}", missing.rival, missing.why);
         }
@@ -199,7 +234,8 @@ mod tests {
     fn json_has_the_fields_that_are_promised() {
         let row =
             Row::against("hand-off", "r 1", "ns", Summary::single(50.0), Summary::single(100.0)).ratio_at_most(0.6);
-        let report = Report { name: "ring", machine: machine(), rows: vec![row], missing: Vec::new() };
+        let report =
+            Report { name: "ring", machine: machine(), rows: vec![row], missing: Vec::new(), tables: Vec::new() };
         let json = serde_json::to_value(&report).unwrap();
         let row = &json["rows"][0];
         assert_eq!((json["name"].as_str(), row["rival"].as_str()), (Some("ring"), Some("r 1")));
@@ -213,7 +249,8 @@ mod tests {
         let row =
             Row::against("hand-off", "r 1", "ns", Summary::single(70.0), Summary::single(100.0)).ratio_at_most(0.6);
         assert_eq!(row.met, Some(false));
-        let report = Report { name: "ring", machine: machine(), rows: vec![row], missing: Vec::new() };
+        let report =
+            Report { name: "ring", machine: machine(), rows: vec![row], missing: Vec::new(), tables: Vec::new() };
         assert!(report.table().contains("NO"), "{}", report.table());
     }
 }

@@ -56,5 +56,5 @@ pub fn run(effort: Effort) -> Result<Bench> {
         why: "neither exchanges the encoder of a running stream for another process; a restart is in `recovery`"
             .to_owned(),
     }];
-    Ok(Bench { rows, missing })
+    Ok(Bench { rows, missing, tables: Vec::new() })
 }

@@ -33,12 +33,17 @@ const FRAMES: usize = 24;
 const STEP: usize = 4;
 
 /// A loop of frames without a jump: the texture moves forth, then back.
-pub fn frames(layout: Layout, (width, height): (usize, usize)) -> Vec<Vec<u8>> {
-    let wide = width + STEP * FRAMES;
+pub fn frames(layout: Layout, size: (usize, usize)) -> Vec<Vec<u8>> {
+    loop_of(FRAMES, layout, size)
+}
+
+/// As [`frames`], of `count` frames: fewer of large ones.
+pub fn loop_of(count: usize, layout: Layout, (width, height): (usize, usize)) -> Vec<Vec<u8>> {
+    let wide = width + STEP * count;
     let texture = texture(wide, height);
-    (0..FRAMES)
+    (0..count)
         .map(|index| {
-            let shift = STEP * index.min(FRAMES - index);
+            let shift = STEP * index.min(count - index);
             let mut frame = Vec::with_capacity(width * height * 3 / 2);
             for row in texture.chunks(wide) {
                 frame.extend_from_slice(&row[shift..shift + width]);

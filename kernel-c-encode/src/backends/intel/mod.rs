@@ -2,5 +2,6 @@
 
 pub mod copy;
 pub mod display;
+pub mod surfaces;
 pub mod vaapi;
 pub mod vpl;

@@ -1,8 +1,12 @@
 //! H.264 in software with openh264: synchronous, no delay, no B frames, 8 bit, up to level 5.2.
 //!
 //! Luma is read where it lies. openh264 takes planar chroma only, so the chroma of NV12 is taken apart into private
-//! memory: half of the luma bytes, once. Frames are never skipped; at bitrates a content cannot be coded at, the
-//! stream exceeds them (QP ends at 51).
+//! memory: half of the luma bytes, once.
+//!
+//! Where the library would exceed its bitrate by more than a tenth over a second, a guard names the quantiser
+//! ([`crate::ratecontrol::guard`]); otherwise the stream is the library's own to the bit. Frames are left out only when
+//! asked for ([`OpenH264::leave_frames_out`]); at bitrates a content cannot be coded at, the stream exceeds them (QP
+//! ends at 51).
 //!
 //! Nothing is encoded for warming up: at 1080p opening takes 5 ms and the first IDR of a fresh encoder 42 ms against
 //! 37 ms of later ones, so that a private frame of full size would delay a restarted encoder by eight times what its
@@ -15,11 +19,13 @@
 #![expect(unsafe_code, reason = "reads pixels of another process through raw pointers")]
 
 use super::openh264_library::{Coded, LIBRARY, Library, Picture, default_params};
+use super::openh264_rate::{GuardedRate, P_QP};
 use crate::bitstream::h264::{DELIMITER_BYTES, delimiter, nal_type, type_of};
 use crate::bitstream::h264_level::{self, Level, macroblocks};
 use crate::bitstream::h264_sps::Sps;
 use crate::encoder::{AccessUnitMeta, AuSink, Capabilities, EncodeInput, Encoder, LeftOut, PartKind, Parts};
 use crate::error::{EncoderError, SinkError};
+use crate::ratecontrol::guard::{Guard, Verdict};
 use crate::settings::{EncoderSettings, Gop, H264Profile, Preset, RateControl, check_bitrate};
 use openh264_sys2 as sys;
 use shm_protocol::error::FormatError;
@@ -53,6 +59,8 @@ pub struct OpenH264 {
     chroma: Vec<u8>,
     chroma_stride: usize,
     idr_owed: bool,
+    /// `None` without a bitrate, or switched off.
+    rate: Option<GuardedRate>,
 }
 
 /// Refuses what openh264 cannot do.
@@ -134,7 +142,7 @@ fn params(settings: &EncoderSettings, level: Level) -> Result<sys::SEncParamExt,
         RateControl::ConstantQp | RateControl::ConstantQuality => sys::RC_OFF_MODE,
     };
     // Left at 0 the library would end at QP 42 and overshoot hard content; it clips the lower end to 12 itself.
-    (p.iMinQp, p.iMaxQp) = (12, 51);
+    (p.iMinQp, p.iMaxQp) = (c_int::from(P_QP.0), c_int::from(P_QP.1));
     p.iTemporalLayerNum = 1;
     p.iSpatialLayerNum = 1;
     p.iNumRefFrame = 1;
@@ -237,7 +245,12 @@ impl OpenH264 {
     /// done; [`EncoderError::Library`] when the library refuses.
     pub fn open(settings: &EncoderSettings) -> Result<OpenH264, EncoderError> {
         let level = check(settings)?;
-        let library = open_library(&params(settings, level)?, settings.idr_count)?;
+        let params = params(settings, level)?;
+        let library = open_library(&params, settings.idr_count)?;
+        let rate = match settings.rate_control.holds_bitrate() {
+            true => Some(GuardedRate::new(settings, &params)?),
+            false => None,
+        };
         let format = &settings.format;
         let (chroma, chroma_stride) = if format.pixel_format == PixelFormat::Nv12 {
             let stride = (format.width as usize / 2).next_multiple_of(CHROMA_ALIGN);
@@ -245,7 +258,26 @@ impl OpenH264 {
         } else {
             (Vec::new(), 0)
         };
-        Ok(OpenH264 { library, settings: settings.clone(), level, chroma, chroma_stride, idr_owed: false })
+        Ok(OpenH264 { library, settings: settings.clone(), level, chroma, chroma_stride, idr_owed: false, rate })
+    }
+
+    /// Whether frames that fit the bitrate at no quantiser are left out, each as a tombstone with
+    /// [`LeftOut::RateControl`]. Off when opened; without a bitrate it changes nothing. IDR pictures are never left out.
+    pub fn leave_frames_out(&mut self, leave_out: bool) {
+        if let Some(rate) = &mut self.rate {
+            rate.leave_frames_out(leave_out);
+        }
+    }
+
+    /// Lets the library exceed its bitrate as it likes; for comparison.
+    pub fn without_guard(mut self) -> OpenH264 {
+        self.rate = None;
+        self
+    }
+
+    /// The guard over the bitrate, to look at.
+    pub fn guard(&self) -> Option<&Guard> {
+        self.rate.as_ref().map(GuardedRate::guard)
     }
 
     fn check_format(&self, given: &VideoFormat) -> Result<(), EncoderError> {
@@ -348,12 +380,30 @@ impl Encoder for OpenH264 {
 
     fn encode(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
         self.check_format(frame.pixels.format())?;
-        if frame.force_idr || self.idr_owed {
+        let asked_idr = frame.force_idr || self.idr_owed;
+        let verdict = match &mut self.rate {
+            Some(rate) => rate.begin(&mut self.library, &frame.pixels, asked_idr)?,
+            None => Verdict::Library,
+        };
+        if verdict == Verdict::LeaveOut {
+            if let Some(rate) = &mut self.rate {
+                rate.left_out();
+            }
+            return Ok(sink.left_out(frame.key, LeftOut::RateControl)?);
+        }
+        if asked_idr {
             self.library.force_idr()?;
         }
         let picture = self.picture(frame);
         // SAFETY: the planes lie in the mapping `PixelsRead` proved or in `self.chroma`, both untouched till then.
         let coded = unsafe { self.library.encode(&picture)? };
+        if let Some(rate) = &mut self.rate {
+            let bits = self.library.nal_units().map(|nal| nal.len() as u64 * 8).sum();
+            match coded {
+                Coded::Skipped => rate.left_out(),
+                _ => rate.coded(&mut self.library, bits, coded == Coded::Idr, verdict)?,
+            }
+        }
         if coded == Coded::Skipped {
             self.idr_owed |= frame.force_idr;
             return Ok(sink.left_out(frame.key, LeftOut::RateControl)?);
@@ -384,7 +434,11 @@ impl Encoder for OpenH264 {
                 allowed: format!("1 to {most} kb/s at level {level}; a swap with a higher max_bitrate_kbps raises it"),
             });
         }
-        self.library.set_bitrate(library_bits_per_s(kbps, self.settings.format.fps.as_f64()))?;
+        let bits_per_s = library_bits_per_s(kbps, self.settings.format.fps.as_f64());
+        self.library.set_bitrate(bits_per_s)?;
+        if let Some(rate) = &mut self.rate {
+            rate.set_bitrate(kbps, bits_per_s)?;
+        }
         self.settings.bitrate_kbps = kbps;
         Ok(())
     }

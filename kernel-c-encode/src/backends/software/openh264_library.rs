@@ -132,6 +132,21 @@ impl Library {
         self.set_option(sys::ENCODER_OPTION_BITRATE, &mut info)
     }
 
+    /// Names the rate control of the next frames.
+    pub fn set_rate_control(&mut self, mut mode: sys::RC_MODES) -> Result<(), EncoderError> {
+        self.set_option(sys::ENCODER_OPTION_RC_MODE, &mut mode)
+    }
+
+    /// The mean quantisation parameter of the last frame.
+    pub fn last_qp(&mut self) -> Result<u8, EncoderError> {
+        let call = self.table().GetOption.ok_or_else(|| missing("GetOption"))?;
+        let mut statistics = sys::SEncoderStatistics::default();
+        let into = std::ptr::from_mut(&mut statistics).cast();
+        // SAFETY: the library fills the structure that its header declares for this option.
+        check("GetOption", unsafe { call(self.encoder, sys::ENCODER_OPTION_GET_STATISTICS, into) })?;
+        Ok(u8::try_from(statistics.uiAverageFrameQP).unwrap_or(u8::MAX).min(51))
+    }
+
     /// Makes the next frame an IDR.
     pub fn force_idr(&mut self) -> Result<(), EncoderError> {
         let call = self.table().ForceIntraFrame.ok_or_else(|| missing("ForceIntraFrame"))?;

@@ -10,7 +10,7 @@
 //! | 4–7 | sequence: counts published access units, so a viewer sees what was left out for it |
 //! | 8–15 | frame id |
 //! | 16–23 | capture time, CLOCK_REALTIME, microseconds |
-//! | 24– | the access unit, Annex-B (Rec. ITU-T H.264, annex B) |
+//! | 24– | the access unit: Annex B (H.264, HEVC) or a low-overhead temporal unit (AV1) |
 
 use std::sync::Arc;
 
@@ -29,7 +29,8 @@ const FLAG_CONFIG: u8 = 2;
 /// What a decoder must know before the first access unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamFormat {
-    /// RFC 6381 codec string, `avc1.42C01F` for instance; see [`super::avc_codec_string`]. Shared: one per parameter set.
+    /// RFC 6381 codec string, `avc1.42C01F` for instance; see [`crate::codecs::web_codec_string`]. Shared: one per
+    /// parameter set.
     pub codec: Arc<str>,
     /// Visible width, pixels.
     pub width: u32,
@@ -46,7 +47,7 @@ pub struct AuInfo {
     pub frame_id: u64,
     /// Decodable without any earlier access unit.
     pub idr: bool,
-    /// Begins with parameter sets (SPS and PPS).
+    /// Begins with parameter sets, or a sequence header.
     pub config: bool,
     /// Capture time, CLOCK_REALTIME, microseconds.
     pub capture_realtime_us: u64,
@@ -62,7 +63,7 @@ pub struct AuCopy {
 }
 
 impl AuCopy {
-    /// Copies `access_unit` (Annex-B).
+    /// Copies `access_unit`.
     pub fn new(info: AuInfo, access_unit: &[u8]) -> AuCopy {
         let mut message = BytesMut::with_capacity(HEADER_BYTES + access_unit.len());
         message.extend_from_slice(&header(&info));

@@ -12,11 +12,10 @@
 //! | `/metrics` | the same for Prometheus |
 //!
 //! Text messages to the viewer: `{"type":"hello","codec","width","height","fps"}` before the first access unit and when
-//! one of these changes; `{"type":"status","status":{…},"viewers":n}` every second; `{"type":"pong","t","server_us"}`.
+//! one of these changes, the codec itself included: the access unit behind it is a key frame; `{"type":"status","status":{…},"viewers":n}` every second; `{"type":"pong","t","server_us"}`.
 //! From the viewer: `{"idr":true}` when its decoder lost its place, `{"ping":t}` to compare clocks.
 
 mod au;
-mod codec;
 mod error;
 mod guard;
 mod hub;
@@ -38,7 +37,6 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 pub use self::au::{AuCopy, AuInfo, HEADER_BYTES, MESSAGE_VERSION, StreamFormat};
-pub use self::codec::avc_codec_string;
 pub use self::error::HttpError;
 pub use self::metrics::prometheus;
 

@@ -8,6 +8,7 @@ mod moving;
 pub mod open;
 pub mod pacer;
 pub mod parameters;
+pub mod payload_type;
 pub mod rtcp;
 pub mod sdp;
 pub mod sender;

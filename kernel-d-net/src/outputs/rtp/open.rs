@@ -13,7 +13,7 @@ use super::{
 /// What a new stream begins with. A stream that is continued keeps what it began with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewStream {
-    /// Payload type, 0-127.
+    /// Payload type of H.264, 0-127; the other codecs' follow from it.
     pub payload_type: u8,
     /// CLOCK_REALTIME minus CLOCK_MONOTONIC, nanoseconds.
     pub real_minus_monotonic_ns: i64,

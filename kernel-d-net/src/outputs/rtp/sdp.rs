@@ -4,6 +4,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use shm_protocol::frame::{Codec, Rational};
 use std::{fmt::Write as _, net::IpAddr, net::SocketAddr, path::Path};
 
+use super::parameters::Setup;
+use crate::codecs::{av1::SequenceHeader, hevc::ProfileTierLevel};
+
 /// What a description says.
 #[derive(Debug, Clone)]
 pub struct SdpDescription<'a> {
@@ -19,7 +22,7 @@ pub struct SdpDescription<'a> {
     pub rtcp_port: u16,
     /// Time to live, for multicast over IPv4.
     pub ttl: u8,
-    /// Payload type.
+    /// Payload type of the codec.
     pub payload_type: u8,
     /// Codec.
     pub codec: Codec,
@@ -27,8 +30,10 @@ pub struct SdpDescription<'a> {
     pub fps: Option<Rational>,
     /// Highest bit rate, kb/s, when known.
     pub bitrate_kbps: Option<u32>,
-    /// Sequence and picture parameter set (NAL units without start code), when known.
-    pub parameter_sets: Option<(&'a [u8], &'a [u8])>,
+    /// The codec that the stream had before, when it changed: whoever opened the description then has to open it anew.
+    pub codec_before: Option<Codec>,
+    /// Parameter sets or sequence header, when known.
+    pub parameter_sets: Option<Setup<'a>>,
     /// Offer RTP/AVPF with PLI and FIR (RFC 4585, RFC 5104); plain RTP/AVP otherwise, which every player takes.
     pub feedback: bool,
     /// SSRC and CNAME (RFC 5576).
@@ -52,6 +57,10 @@ impl SdpDescription<'_> {
         lines.push("t=0 0".to_owned());
         let profile = if self.feedback { "RTP/AVPF" } else { "RTP/AVP" };
         lines.push(format!("m=video {} {profile} {}", self.destination.port(), self.payload_type));
+        if let Some(before) = self.codec_before {
+            let (before, now) = (before.name(), self.codec.name());
+            lines.push(format!("i=The codec changed from {before} to {now}: open this description anew"));
+        }
         if let Some(kbps) = self.bitrate_kbps {
             lines.push(format!("b=AS:{kbps}"));
         }
@@ -84,19 +93,43 @@ impl SdpDescription<'_> {
     }
 
     fn fmtp(&self) -> Option<String> {
-        if self.codec != Codec::H264 {
-            return None;
-        }
-        // RFC 6184 section 8.1.
-        let mut line = format!("a=fmtp:{} packetization-mode=1", self.payload_type);
-        if let Some((sps, pps)) = self.parameter_sets {
-            if let Some([profile, constraints, level]) = sps.get(1..4) {
-                let _ = write!(line, ";profile-level-id={profile:02X}{constraints:02X}{level:02X}");
+        let parameters = match self.parameter_sets {
+            // RFC 6184 section 8.1.
+            Some(Setup::H264 { sps, pps }) => {
+                let mut text = "packetization-mode=1".to_owned();
+                if let Some([profile, constraints, level]) = sps.get(1..4) {
+                    let _ = write!(text, ";profile-level-id={profile:02X}{constraints:02X}{level:02X}");
+                }
+                let _ = write!(text, ";sprop-parameter-sets={},{}", STANDARD.encode(sps), STANDARD.encode(pps));
+                text
             }
-            let _ = write!(line, ";sprop-parameter-sets={},{}", STANDARD.encode(sps), STANDARD.encode(pps));
-        }
-        Some(line)
+            None if self.codec == Codec::H264 => "packetization-mode=1".to_owned(),
+            Some(Setup::Hevc { vps, sps, pps }) => hevc_parameters(vps, sps, pps),
+            Some(Setup::Av1 { sequence_header }) => {
+                let SequenceHeader { profile, level_idx, tier, .. } = SequenceHeader::parse(sequence_header)?;
+                format!("profile={profile};level-idx={level_idx};tier={tier}")
+            }
+            None => return None,
+        };
+        Some(format!("a=fmtp:{} {parameters}", self.payload_type))
     }
+}
+
+/// RFC 7798 section 7.1: what the parameter sets say of profile, tier and level, and the parameter sets themselves.
+fn hevc_parameters(vps: &[u8], sps: &[u8], pps: &[u8]) -> String {
+    let mut text = String::new();
+    if let Some(ptl) = ProfileTierLevel::of_sps(sps) {
+        let (tier, level) = (u8::from(ptl.high_tier), ptl.level_idc);
+        let _ = write!(text, "profile-space={};profile-id={}", ptl.profile_space, ptl.profile_idc);
+        let _ = write!(text, ";tier-flag={tier};level-id={level};interop-constraints=");
+        for byte in ptl.constraints {
+            let _ = write!(text, "{byte:02X}");
+        }
+        let _ = write!(text, ";profile-compatibility-indicator={:08X};", ptl.compatibility);
+    }
+    let [vps, sps, pps] = [vps, sps, pps].map(|set| STANDARD.encode(set));
+    let _ = write!(text, "sprop-vps={vps};sprop-sps={sps};sprop-pps={pps}");
+    text
 }
 
 /// The command that plays the description at `path` with little delay.
@@ -130,7 +163,8 @@ mod tests {
             codec: Codec::H264,
             fps: Rational::new(60_000, 1001),
             bitrate_kbps: Some(8000),
-            parameter_sets: Some((&[0x67, 0x42, 0xc0, 0x1f, 0xaa], &[0x68, 0xce])),
+            codec_before: None,
+            parameter_sets: Some(Setup::H264 { sps: &[0x67, 0x42, 0xc0, 0x1f, 0xaa], pps: &[0x68, 0xce] }),
             feedback: false,
             source: Some((9, "abc")),
         }
@@ -175,8 +209,48 @@ mod tests {
         for absent in ["framerate", "sprop", "ssrc", "b=AS"] {
             assert!(!text.contains(absent), "{absent}");
         }
-        let null = SdpDescription { codec: Codec::Null, ..description("192.0.2.1:5004") }.text();
+        let none = SdpDescription { parameter_sets: None, ..description("192.0.2.1:5004") };
+        let null = SdpDescription { codec: Codec::Null, ..none.clone() }.text();
         assert!(null.contains("a=rtpmap:96 X-QUAD-NULL/90000") && !null.contains("fmtp"));
+    }
+
+    #[test]
+    fn hevc_names_profile_tier_level_and_its_three_sets() {
+        let sps = [0x42, 1, 1, 1, 0x60, 0, 0, 3, 0, 0x90, 0, 0, 3, 0, 0, 3, 0, 0x5a, 0xa0];
+        let setup = Setup::Hevc { vps: &[0x40, 1], sps: &sps, pps: &[0x44, 1] };
+        let hevc = SdpDescription {
+            codec: Codec::Hevc,
+            payload_type: 97,
+            parameter_sets: Some(setup),
+            ..description("192.0.2.1:5004")
+        };
+        let text = hevc.text();
+        let fmtp = "a=fmtp:97 profile-space=0;profile-id=1;tier-flag=0;level-id=90;interop-constraints=900000000000;\
+            profile-compatibility-indicator=60000000;sprop-vps=QAE=;sprop-sps=QgEBAWAAAAMAkAAAAwAAAwBaoA==;sprop-pps=RAE=\r\n";
+        assert!(text.contains("a=rtpmap:97 H265/90000\r\n") && text.contains(fmtp), "{text}");
+        let unknown = SdpDescription { parameter_sets: None, ..hevc }.text();
+        assert!(unknown.contains("a=rtpmap:97 H265/90000\r\n") && !unknown.contains("fmtp"), "{unknown}");
+    }
+
+    #[test]
+    fn av1_names_profile_level_and_tier() {
+        // Profile 0, one operating point of level index 4.
+        let header = [0, 0, 0, 4 << 3 | 1, 0x09, 0, 0, 0, 0, 0, 0, 0];
+        let text = SdpDescription {
+            codec: Codec::Av1,
+            payload_type: 98,
+            parameter_sets: Some(Setup::Av1 { sequence_header: &header }),
+            ..description("192.0.2.1:5004")
+        }
+        .text();
+        assert!(text.contains("a=rtpmap:98 AV1/90000\r\na=fmtp:98 profile=0;level-idx=4;tier=0\r\n"), "{text}");
+    }
+
+    #[test]
+    fn a_change_of_codec_is_named_behind_the_media_line() {
+        let text = SdpDescription { codec_before: Some(Codec::Av1), ..description("192.0.2.1:5004") }.text();
+        let named = "RTP/AVP 96\r\ni=The codec changed from av1 to h264: open this description anew\r\nb=AS";
+        assert!(text.contains(named), "{text}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use super::{
     feedback::{KeyframeGate, KeyframeReason, KeyframeRequest},
     pacer::{Pace, Pacer, PacerConfig},
     parameters::ParameterSets,
+    payload_type::payload_type,
     rtcp::{MAX_REPORT_BYTES, Rtcp},
     session::{Resume, ResumePoint, Session, Words},
 };
@@ -192,7 +193,7 @@ impl<W: Words, T: Transmit> RtpSender<W, T> {
         let size = PayloadSize::new(self.session.payload_bytes()).unwrap_or(self.payload_size);
         self.plan.make(&au.view, au.codec, size)?;
         self.invalid_nals += u64::from(self.plan.dropped_nals());
-        self.parameters.learn(&au.view, &self.plan);
+        self.parameters.learn(&au.view, au.codec, &self.plan);
         let packets = self.plan.len();
         let (first_index, next, rtp_ts) = match self.session.resume_point(au.key, self.plan.crc(), packets) {
             ResumePoint::Done => return Ok(Begun::AlreadyDone),
@@ -248,7 +249,7 @@ impl<W: Words, T: Transmit> RtpSender<W, T> {
             Pace::Send { count } => count.min(MAX_BATCH_PACKETS as u32),
         };
         let constants = self.session.constants();
-        let (ssrc, payload_type) = (constants.ssrc, constants.payload_type);
+        let (ssrc, payload_type) = (constants.ssrc, payload_type(constants.payload_type, au.codec));
         let mut batch = self.batches.batch(au.view);
         for index in flight.next..flight.next + count {
             let Some(packet) = self.plan.packet(index) else { break };

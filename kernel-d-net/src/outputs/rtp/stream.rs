@@ -6,6 +6,7 @@ use super::keep::{SessionWords, keep_session};
 use super::moving::Moving;
 use super::open::{NewStream, open_stream};
 use super::pacer::PacerConfig;
+use super::payload_type::payload_type;
 use super::sdp::SdpDescription;
 use super::sender::{AccessUnit, RtpSender, SendEnd, SenderConfig};
 use super::session::{Resume, SESSION_WORDS, Session};
@@ -49,7 +50,11 @@ pub struct RtpStream {
     destination: SocketAddr,
     configured: HostPort,
     moving: Moving,
-    moved: bool,
+    /// Something that the list of outputs says is no longer so.
+    relist: bool,
+    /// Codec of what was sent last, and the one before it.
+    codec: Option<Codec>,
+    codec_before: Option<Codec>,
     encode: KernelName,
     pacing: bool,
     paced: Option<(u32, u64)>,
@@ -137,7 +142,9 @@ impl RtpStream {
             destination,
             configured: rtp.destination.clone(),
             moving: Moving::default(),
-            moved: false,
+            relist: false,
+            codec: None,
+            codec_before: None,
             encode: encode.clone(),
             pacing: rtp.pacing,
             paced: None,
@@ -188,15 +195,27 @@ impl RtpStream {
                 self.destination = destination;
                 self.configured = configured;
                 self.described = None;
-                self.moved = true;
+                self.relist = true;
             }
             Err(error) => tracing::warn!(error, "The destination was not changed"),
         }
     }
 
-    /// Whether it goes elsewhere since this was asked last.
-    pub fn moved(&mut self) -> bool {
-        std::mem::take(&mut self.moved)
+    /// Whether it goes elsewhere or has another codec since this was asked last.
+    pub fn changed(&mut self) -> bool {
+        std::mem::take(&mut self.relist)
+    }
+
+    /// Codec of what was sent last.
+    pub fn codec(&self) -> Option<Codec> {
+        self.codec
+    }
+
+    /// What viewers have to know: that the codec changed under them.
+    pub fn note(&self) -> Option<String> {
+        let (before, now) = self.codec_before.zip(self.codec)?;
+        let sdp = self.sdp_path.display();
+        Some(format!("The codec changed from {} to {}: receivers open {sdp} anew", before.name(), now.name()))
     }
 
     /// Reads feedback and sends the report that is due. `true`: an IDR is wanted.
@@ -254,8 +273,29 @@ impl RtpStream {
         kernel.telemetry.add(Counter::Packets, u64::from(sent.packets));
         kernel.telemetry.add(Counter::Bytes, sent.bytes);
         kernel.telemetry.add(Counter::PacketsDropped, u64::from(sent.dropped));
+        self.follow_codec(codec);
         self.describe(kernel, codec, format);
         Ok(Sent::Out { last_packet_ns: sent.last_packet_ns })
+    }
+
+    /// Takes note of another codec: same stream, another payload type. RTP has no way to tell receivers more than that
+    /// without a signalling channel, so the log, the status and the description name the change.
+    fn follow_codec(&mut self, codec: Codec) {
+        if self.codec == Some(codec) {
+            return;
+        }
+        self.codec_before = self.codec.replace(codec);
+        self.relist = true;
+        if let Some(before) = self.codec_before {
+            tracing::warn!(
+                from = before.name(),
+                to = codec.name(),
+                payload_type = payload_type(self.sender.session().constants().payload_type, codec),
+                sdp = %self.sdp_path.display(),
+                "The codec of the RTP stream changed; receivers that do not follow the new payload type have to open \
+                 the session description anew"
+            );
+        }
     }
 
     /// Paces for the frame rate and bitrate in force.
@@ -289,8 +329,9 @@ impl RtpStream {
             destination: self.destination,
             rtcp_port: self.destination.port().saturating_add(1),
             ttl: 1,
-            payload_type: constants.payload_type,
+            payload_type: payload_type(constants.payload_type, codec),
             codec,
+            codec_before: self.codec_before,
             fps: Some(format.fps),
             bitrate_kbps: kbps,
             parameter_sets: self.sender.parameters().get(),

@@ -93,7 +93,9 @@ fn table(status: &Status) -> Vec<String> {
     }
     for output in &status.outputs {
         let sdp = output.sdp.as_ref().map(|sdp| format!("  (SDP {sdp})")).unwrap_or_default();
-        lines.push(format!("{:7} {}{sdp}", output.kind, output.url));
+        let codec = output.codec.as_ref().map(|codec| format!("  {codec}")).unwrap_or_default();
+        lines.push(format!("{:7} {}{codec}{sdp}", output.kind, output.url));
+        lines.extend(output.note.as_ref().map(|note| format!("        {note}")));
     }
     lines
 }

@@ -164,15 +164,11 @@ fn configured_outputs(config: &Config, runtime: &RuntimeDir) -> Vec<OutputStatus
     for kernel in config.kernels().into_iter().filter(|kernel| kernel.kind == Kind::Net) {
         let Some(net) = config.net(&kernel.name) else { continue };
         outputs.extend(net.rtp.as_ref().filter(|rtp| rtp.enabled).map(|rtp| OutputStatus {
-            kind: "rtp".to_owned(),
-            url: format!("rtp://{}", rtp.destination),
             sdp: Some(runtime.sdp(&kernel).display().to_string()),
+            ..OutputStatus::new("rtp", format!("rtp://{}", rtp.destination))
         }));
-        outputs.extend(net.http.as_ref().filter(|http| http.enabled).map(|http| OutputStatus {
-            kind: "http".to_owned(),
-            url: watch_url(http.listen),
-            sdp: None,
-        }));
+        let http = net.http.as_ref().filter(|http| http.enabled);
+        outputs.extend(http.map(|http| OutputStatus::new("http", watch_url(http.listen))));
     }
     outputs
 }

@@ -1,4 +1,4 @@
-//! Encoders, engines, sources, and the ways onto the wire.
+//! Engines, sources, and the ways onto the wire.
 
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,8 @@ use super::Finding;
 /// Everything here.
 pub fn findings() -> Vec<Finding> {
     /// What kernels A to D are built with; the configuration knows more names than that.
-    const BUILT_IN: [&str; 7] = ["openh264", "null", "cpu", "pattern", "file", "udp", "UDP GSO"];
-    let mut all = encoders();
-    all.extend(engines());
+    const BUILT_IN: [&str; 5] = ["cpu", "pattern", "file", "udp", "UDP GSO"];
+    let mut all = engines();
     all.extend([
         Finding::usable("source", "pattern", "always there"),
         Finding::usable("source", "file", "Y4M and raw pixels from files, FIFOs and standard input"),
@@ -21,7 +20,6 @@ pub fn findings() -> Vec<Finding> {
         dpdk(),
     ]);
     let instead = |area: &str| match area {
-        "encoder" => "encode.backend = \"auto\" or \"openh264\"",
         "engine" => "process.engine = \"auto\" or \"cpu\"",
         "source" => "capture.source = \"file\" with a FIFO that ffmpeg writes",
         _ => "net.transmit = \"udp\"",
@@ -46,80 +44,6 @@ fn loadable(names: &[&str]) -> Option<String> {
         // no symbol is taken from them.
         unsafe { libloading::Library::new(*name) }.ok().map(|_| (*name).to_owned())
     })
-}
-
-fn render_nodes() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir("/dev/dri").into_iter().flatten().flatten();
-    let mut nodes: Vec<PathBuf> = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("renderD")))
-        .collect();
-    nodes.sort();
-    nodes
-}
-
-/// The render node that this process may use, or why there is none, with the cure.
-fn usable_node() -> Result<PathBuf, (String, String)> {
-    let nodes = render_nodes();
-    let Some(first) = nodes.first() else {
-        return Err((
-            "no /dev/dri/renderD*".to_owned(),
-            "A GPU with its driver; in a container --device /dev/dri".to_owned(),
-        ));
-    };
-    let open = |path: &&PathBuf| std::fs::OpenOptions::new().read(true).write(true).open(path).is_ok();
-    nodes.iter().find(open).cloned().ok_or_else(|| {
-        (format!("{} may not be opened", first.display()), "usermod -aG render $USER, then log in again".to_owned())
-    })
-}
-
-fn encoders() -> Vec<Finding> {
-    let mut all = Vec::new();
-    let hardware = [
-        ("vpl", &["libvpl.so.2"][..], "apt install libvpl2 libmfx-gen1.2"),
-        ("vaapi", &["libva-drm.so.2"][..], "apt install libva-drm2 intel-media-va-driver-non-free"),
-    ];
-    for (name, libraries, cure) in hardware {
-        all.push(match (loadable(libraries), usable_node()) {
-            (None, _) => Finding::missing("encoder", name, format!("{} is not installed", libraries[0]), cure),
-            (Some(_), Err((why, cure))) => Finding::missing("encoder", name, why, cure),
-            (Some(library), Ok(node)) => Finding::usable("encoder", name, format!("{library}, {}", node.display())),
-        });
-    }
-    let software = [
-        ("x264", "libx264.so", 120..=200, "h264", "apt install libx264-164"),
-        ("x265", "libx265.so", 150..=250, "hevc", "apt install libx265-215"),
-        ("svtav1", "libSvtAv1Enc.so", 0..=9, "av1", "apt install libsvtav1enc2"),
-    ];
-    for (name, library, versions, codec, cure) in software {
-        // The number of a shared object rises with its interface; whichever is installed is looked for.
-        let names: Vec<String> = versions.rev().map(|version| format!("{library}.{version}")).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).chain([library]).collect();
-        all.push(match loadable(&names) {
-            Some(found) => Finding::usable("encoder", name, format!("{codec} by {found}")),
-            None => Finding::missing("encoder", name, format!("{library} is not installed"), cure),
-        });
-    }
-    all.push(openh264());
-    all.push(Finding::usable("encoder", "null", "no picture: each frame's descriptor goes on the wire"));
-    all
-}
-
-/// Built in; how fast depends on whether an assembler was there then.
-fn openh264() -> Finding {
-    let found = "h264, built in";
-    if super::tools::in_path("nasm").is_some() {
-        return Finding::usable(
-            "encoder",
-            "openh264",
-            format!("{found}; nasm is here, so a build uses its assembler code"),
-        );
-    }
-    let why = format!(
-        "{found}; no nasm here: a build made on this machine has no assembler code and is several times slower"
-    );
-    Finding::usable("encoder", "openh264", why)
-        .better("apt install nasm && cargo clean -p openh264-sys2 --release, then `quad up`")
 }
 
 fn engines() -> Vec<Finding> {

@@ -190,7 +190,9 @@ section! {
         "destination" destination: HostPort = HostPort { host: "127.0.0.1".to_owned(), port: 5004 }, live;
         /// Largest RTP payload in bytes, without IP, UDP and RTP headers. 1200 passes every path of the Internet.
         "payload_bytes" payload_bytes: u32 [64..=8900] = 1200, fixed;
-        /// RTP payload type, a dynamic one.
+        /// RTP payload type of H.264, a dynamic one. Each codec has its own, so that receivers see a change: HEVC the
+        /// next one, AV1 the one after it, the null encoder the third (after 127 comes 96). A stream keeps the one it
+        /// began with.
         "payload_type" payload_type: u32 [96..=127] = 96, fixed;
         /// The encode instance that feeds it. Unset: the one of net.input.
         "encode" encode: Option<InstanceName> = None, fixed;

@@ -44,7 +44,7 @@ fn spawn(job: &Job) -> Result<Child> {
 pub fn run(effort: Effort) -> Result<Bench> {
     if machine::cores() < 2 {
         let why = "the two processes need a core each; this machine has one".to_owned();
-        return Ok(Bench { rows: Vec::new(), missing: vec![Missing { rival: "every row".to_owned(), why }] });
+        return Ok(Bench { missing: vec![Missing { rival: "every row".to_owned(), why }], ..Bench::default() });
     }
     let scratch = Scratch::new("ring")?;
     let job = |side: usize| Job {
@@ -71,7 +71,7 @@ pub fn run(effort: Effort) -> Result<Bench> {
         bail!("The pinned processes ended with {} and {status}", ping.status);
     }
     let found: Vec<Found> = serde_json::from_slice(&ping.stdout)?;
-    rows(&found).map(|rows| Bench { rows, missing: Vec::new() })
+    rows(&found).map(|rows| Bench { rows, ..Bench::default() })
 }
 
 /// Shared memory that a killed iceoryx2 process leaves; its other files lie in the scratch directory.

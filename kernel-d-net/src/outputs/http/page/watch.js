@@ -6,6 +6,7 @@ import { Panel, figure, milliseconds } from "./panel.js";
 const MESSAGE_VERSION = 1;
 const HEADER_BYTES = 24;
 const FLAG_IDR = 1;
+const HELD_LIMIT = 120; // two seconds at 60 fps: a browser says within milliseconds whether it knows a codec
 const QUEUE_LIMIT = 10; // a sixth of a second at 60 fps: later than that a viewer is better off at the next key frame
 const FIRST_RETRY_MS = 100;
 const LONGEST_RETRY_MS = 700; // leaves 300 ms for connecting and the IDR, so that a picture is back within a second
@@ -28,6 +29,7 @@ const quad = {
   frames: 0, decoded: 0, drawn: 0, keyFrames: 0, skipped: 0, lost: 0, errors: 0, reconnects: 0, bytes: 0,
   lastFrameId: null, lastDecodedFrameId: null, lastDrawnFrameId: null, latencyMs: null, clockOffsetMs: 0, codec: null, width: 0, height: 0,
   connected: false, state: "connecting", status: null, lastError: null,
+  formats: 0, decodedOfFormat: 0, unsupported: null, cure: null,
 };
 window.quad = quad;
 
@@ -37,6 +39,8 @@ let retryMs = FIRST_RETRY_MS;
 let heardAt = 0;
 let decoder = null;
 let config = null;
+let asking = false; // the browser is being asked whether it can decode `config`
+let held = []; // what comes meanwhile
 let needsKey = true;
 let askedAt = -Infinity;
 let sequence = null;
@@ -70,7 +74,25 @@ function showCure(title, ...paragraphs) {
     return made;
   }));
   box.hidden = false;
+  quad.cure = box.textContent;
   setState("failed");
+}
+
+function hideCure() {
+  if (quad.state !== "failed") return;
+  byId("cure").hidden = true;
+  quad.cure = null;
+  setState("waiting", "Waiting for a key frame…");
+}
+
+const CODEC_NAMES = { avc1: "H.264", hev1: "HEVC (H.265)", hvc1: "HEVC (H.265)", av01: "AV1" };
+
+function explainUnsupported(codec) {
+  const name = CODEC_NAMES[codec.split(".")[0]] ?? codec;
+  showCure(`This browser cannot decode ${name}`,
+    `The stream now comes as ${codec}. The picture returns by itself when the stream changes to a codec that this browser knows.`,
+    "Until then: watch in a browser that has a decoder for it, or play the RTP stream. Whoever runs the stream can change it back:",
+    "$ scripts/quad swap encode --set encode.codec=h264");
 }
 
 function explainMissingWebCodecs() {
@@ -109,6 +131,8 @@ function connect() {
     connectedBefore = true;
     bestRoundTrip = Infinity;
     sequence = null;
+    config = null; // a hello comes first
+    held = [];
     loseDecoder();
     if (quad.state !== "failed") setState("waiting", "Waiting for a key frame…");
     ping();
@@ -168,11 +192,15 @@ function onText(message) {
     config = { codec: message.codec, codedWidth: message.width, codedHeight: message.height, optimizeForLatency: true };
     rate = Number(message.fps);
     byId("format").textContent = `${message.codec} · ${message.width} × ${message.height} · ${Number.isInteger(rate) ? rate : rate.toFixed(2)} fps`;
+    quad.formats += 1;
+    quad.decodedOfFormat = 0;
     loseDecoder();
+    askBrowser(config);
   } else if (message.type === "status") {
     quad.status = message.status;
     panel.show(message.status);
     const viewers = message.viewers;
+    if (quad.state === "waiting" && isNull(message.status)) setState("waiting", "The null encoder makes no picture");
     byId("watching").textContent = Number.isInteger(viewers) ? `${viewers} ${viewers === 1 ? "viewer" : "viewers"}` : "";
   } else if (message.type === "pong") {
     // The exchange with the shortest round trip tells the difference of the clocks best.
@@ -185,7 +213,40 @@ function onText(message) {
   }
 }
 
+// Whether every encoder is the null encoder.
+function isNull(status) {
+  const encoders = Object.entries(status?.kernels ?? {}).filter(([name]) => name.split(".")[0] === "encode");
+  return encoders.length > 0 && encoders.every(([, kernel]) => kernel.codec === "null");
+}
+
 // Decoding
+
+// Browsers differ in the codecs they have: the page asks before it decodes, and says so when there is none.
+async function askBrowser(wanted) {
+  asking = true;
+  held = [];
+  let supported = false;
+  try {
+    supported = (await VideoDecoder.isConfigSupported(wanted)).supported === true;
+  } catch {
+    // Not even a codec string that it knows.
+  }
+  if (config !== wanted) return; // yet another format came meanwhile, and asks for itself
+  asking = false;
+  const units = held;
+  held = [];
+  quad.unsupported = supported ? null : wanted.codec;
+  if (!supported) {
+    explainUnsupported(wanted.codec);
+    return;
+  }
+  hideCure();
+  try {
+    for (const unit of units) onAccessUnit(unit);
+  } catch (error) {
+    fail(error);
+  }
+}
 
 function loseDecoder() {
   needsKey = true;
@@ -225,6 +286,11 @@ function onAccessUnit(buffer) {
   if (buffer.byteLength < HEADER_BYTES || view.getUint8(0) !== MESSAGE_VERSION) {
     throw new Error("The server speaks another version of this page: reload it");
   }
+  if (asking) {
+    if (held.length === HELD_LIMIT) held = []; // what follows waits for the next key frame
+    held.push(buffer);
+    return;
+  }
   const key = (view.getUint8(1) & FLAG_IDR) !== 0;
   const number = view.getUint32(4);
   if (sequence !== null) quad.lost += (number - sequence - 1) >>> 0;
@@ -234,6 +300,10 @@ function onAccessUnit(buffer) {
   quad.bytes += buffer.byteLength;
   quad.lastFrameId = id;
   if (key) quad.keyFrames += 1;
+  if (quad.unsupported !== null) {
+    quad.skipped += 1;
+    return;
+  }
   if (decoder && decoder.decodeQueueSize > QUEUE_LIMIT) {
     loseDecoder();
     if (!key) askForKey(true);
@@ -254,6 +324,7 @@ function onAccessUnit(buffer) {
 
 function onPicture(frame) {
   quad.decoded += 1;
+  quad.decodedOfFormat += 1;
   retryMs = FIRST_RETRY_MS;
   const info = inDecoder.get(frame.timestamp);
   inDecoder.delete(frame.timestamp);

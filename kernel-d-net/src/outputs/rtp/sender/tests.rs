@@ -220,14 +220,40 @@ fn what_cannot_be_packetised_is_refused_and_the_next_one_goes() {
     let (memory, wire) = (memory(), Wire::default());
     let bytes = slice(0x65, 100);
     let mut s = sender(&memory, &wire, &config(false));
-    let hevc = AccessUnit { codec: Codec::Hevc, ..unit(&bytes, 1) };
-    assert!(matches!(s.send(&hevc, &mut clock(0)), Err(RtpError::Payload(_))));
+    let empty = AccessUnit { codec: Codec::Null, ..unit(&[], 1) };
+    assert!(matches!(s.send(&empty, &mut clock(0)), Err(RtpError::Payload(_))));
     let only_delimiter = [0, 0, 1, 9, 0xf0];
     assert!(matches!(s.send(&unit(&only_delimiter, 2), &mut clock(0)).unwrap(), SendEnd::Done(x) if x.packets == 0));
     assert!(matches!(s.send(&unit(&bytes, 3), &mut clock(0)).unwrap(), SendEnd::Done(x) if x.packets == 1));
     let null = AccessUnit { codec: Codec::Null, ..unit(&bytes, 4) };
     s.send(&null, &mut clock(0)).unwrap();
     assert_eq!(wire.packets.borrow().last().unwrap()[12..], bytes);
+}
+
+#[test]
+fn another_codec_has_another_payload_type_in_the_same_stream() {
+    let (memory, wire) = (memory(), Wire::default());
+    let mut s = sender(&memory, &wire, &config(false));
+    let units: [(Codec, &[u8]); 4] = [
+        (Codec::H264, &[0, 0, 1, 0x67, 1, 0, 0, 1, 0x68, 2, 0, 0, 1, 0x65, 9]),
+        (Codec::Hevc, &[0, 0, 1, 0x40, 1, 6, 0, 0, 1, 0x42, 1, 7, 0, 0, 1, 0x44, 1, 8, 0, 0, 1, 0x26, 1, 9]),
+        (Codec::Av1, &[0x12, 0, 0x0a, 1, 0, 0x32, 2, 0x10, 9]),
+        (Codec::H264, &[0, 0, 1, 0x67, 1, 0, 0, 1, 0x68, 2, 0, 0, 1, 0x65, 9]),
+    ];
+    for (index, (codec, bytes)) in units.into_iter().enumerate() {
+        let version = s.parameters().version();
+        let au = AccessUnit { codec, ..unit(bytes, index as u64 + 1) };
+        s.send(&au, &mut clock(0)).unwrap();
+        assert!(s.parameters().version() > version && s.parameters().get().is_some(), "{codec:?} is described anew");
+    }
+    let packets = wire.packets.borrow();
+    let of = |p: &Vec<u8>| (p[1], u16::from_be_bytes([p[2], p[3]]), p[8..12] == [1, 2, 3, 4]);
+    let seen: Vec<(u8, u16, bool)> = packets.iter().map(of).collect();
+    let expected =
+        [(96, 0xfffe), (0x80 | 96, 0xffff), (97, 0), (0x80 | 97, 1), (0x80 | 98, 2), (96, 3), (0x80 | 96, 4)];
+    assert_eq!(seen, expected.map(|(kind, sequence)| (kind, sequence, true)));
+    let times: Vec<u32> = packets.iter().map(|p| u32::from_be_bytes([p[4], p[5], p[6], p[7]])).collect();
+    assert!(times.windows(2).all(|pair| pair[1] == pair[0] || pair[1] == pair[0] + 90_000), "{times:?}");
 }
 
 #[test]

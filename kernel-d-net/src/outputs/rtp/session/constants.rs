@@ -13,7 +13,7 @@ pub struct Constants {
     pub ts_offset: u32,
     /// Index of the very first packet: a random sequence number below 2^15 (RFC 3711 section 3.3.1).
     pub first_index: u64,
-    /// Payload type, 0–127.
+    /// Payload type of H.264, 0–127; the other codecs' follow from it (see [`super::super::payload_type`]).
     pub payload_type: u8,
     /// Source port of RTP.
     pub source_port: u16,

@@ -2,9 +2,7 @@
 
 /// RFC 6381 (section 3.3) codec string of an Annex-B H.264 access unit, `avc1.PPCCLL`: profile, constraint flags and
 /// level, the three bytes behind the header of its first sequence parameter set. `None` when it carries none.
-///
-/// Allocates: call it when the parameter sets change, not for every IDR.
-pub fn avc_codec_string(access_unit: &[u8]) -> Option<String> {
+pub fn codec_string(access_unit: &[u8]) -> Option<String> {
     const NAL_SPS: u8 = 7;
     access_unit.windows(7).find_map(|bytes| match *bytes {
         [0, 0, 1, header, profile, constraints, level] if header & 0x1f == NAL_SPS => {
@@ -21,13 +19,13 @@ mod tests {
     #[test]
     fn the_string_is_read_from_the_sps_behind_an_aud() {
         let au = [0, 0, 0, 1, 0x09, 0x10, 0, 0, 0, 1, 0x67, 0x42, 0xc0, 0x1f, 0x8c, 0, 0, 1, 0x68, 0xce];
-        assert_eq!(avc_codec_string(&au).as_deref(), Some("avc1.42C01F"));
+        assert_eq!(codec_string(&au).as_deref(), Some("avc1.42C01F"));
     }
 
     #[test]
     fn without_a_whole_sps_there_is_none() {
-        assert_eq!(avc_codec_string(&[0, 0, 1, 0x41, 0x9a, 0x10, 0x20]), None);
-        assert_eq!(avc_codec_string(&[0, 0, 1, 0x67, 0x42, 0xc0]), None);
-        assert_eq!(avc_codec_string(&[]), None);
+        assert_eq!(codec_string(&[0, 0, 1, 0x41, 0x9a, 0x10, 0x20]), None);
+        assert_eq!(codec_string(&[0, 0, 1, 0x67, 0x42, 0xc0]), None);
+        assert_eq!(codec_string(&[]), None);
     }
 }

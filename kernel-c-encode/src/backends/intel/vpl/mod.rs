@@ -1,0 +1,56 @@
+//! Intel's oneVPL: a session on a hardware implementation through the dispatcher; on one that works on the CPU only
+//! when the backend is asked for by name.
+//!
+//! Layers, from the bottom: `library` and `display` open what is there; `session` finds an implementation;
+//! `params`, `rate` and `negotiate` agree with it on parameters; `allocator`, `imports` and `input` bring pixels in;
+//! `engine` is one session at work; `encode` is the pipeline on it, `reset` its recovery, `stream` its face.
+
+mod allocator;
+mod copy;
+mod display;
+mod encode;
+mod engine;
+mod imports;
+mod input;
+mod library;
+mod negotiate;
+mod params;
+mod rate;
+mod reset;
+mod session;
+mod stream;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+use crate::encoder::Encoder;
+use crate::error::EncoderError;
+use crate::settings::EncoderSettings;
+use shm_protocol::frame::FieldOrder;
+
+pub use session::{Found, implementations};
+
+/// The name used in the configuration.
+pub const NAME: &str = "vpl";
+/// Name of the library in errors.
+pub const LIBRARY: &str = "oneVPL";
+
+/// Opens the encoder. `asked_for`: by its name, so that an implementation that works on the CPU is taken too.
+///
+/// # Errors
+/// [`EncoderError::Unavailable`] where no implementation or no device is found; [`EncoderError::Setting`],
+/// [`EncoderError::PixelFormat`] for what the codec or the device does not do; [`EncoderError::DeviceLost`] when the
+/// device fails while it is opened.
+pub fn open(settings: &EncoderSettings, asked_for: bool) -> Result<Box<dyn Encoder>, EncoderError> {
+    settings.check()?;
+    let has = ["device", "tile_columns", "tile_rows", "intra_refresh", "async_depth", "entropy"];
+    settings.refuse_all_but(NAME, &has)?;
+    if settings.format.field_order != FieldOrder::Progressive {
+        return Err(EncoderError::Setting {
+            setting: "field_order",
+            given: "interlaced".to_owned(),
+            allowed: "progressive: kernel B deinterlaces".to_owned(),
+        });
+    }
+    Ok(Box::new(encode::Vpl::open(settings, asked_for)?))
+}

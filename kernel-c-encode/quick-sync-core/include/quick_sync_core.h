@@ -323,7 +323,7 @@ typedef struct qsv_config {
    */
   uint32_t slices;
   /*
-   Threads of a software encoder; 0: one for each processor of this process, 8 at most.
+   Threads of a software encoder; 0: one for each processor of this process, 4 at most.
    */
   uint32_t threads;
   /*

@@ -1,7 +1,7 @@
 //! The controller: which quantiser the next frame gets.
 //!
-//! Per frame it is asked once ([`RateController::next_qp`]) and told once what came of it ([`RateController::coded`] or
-//! [`RateController::left_out`]). It works in octaves, `log2 Qstep`, and keeps one [`BitsModel`] for IDR pictures and
+//! Per frame it is asked ([`RateController::next_qp`]) and told once what came of it ([`RateController::coded`] or
+//! [`RateController::left_out`]), in the order of the frames. It works in octaves, `log2 Qstep`, and keeps one [`BitsModel`] for IDR pictures and
 //! one for all others. Nothing is allocated after [`RateController::new`]; every quotient has a divisor that is bounded
 //! away from zero.
 
@@ -98,11 +98,11 @@ pub struct RateController {
     overdrawn_bits: f64,
     /// Mean of `log2(complexity)` of P pictures.
     mean: Option<f64>,
-    /// The frame asked about: its complexity.
-    asked: Option<Complexity>,
     /// How much of the last frame was new.
     last_fresh: f64,
     frames: u64,
+    /// Bits of frames that are in the encoder, beyond what the channel takes meanwhile.
+    in_flight_bits: f64,
     /// Frames for which VBR may step as far as CBR: it has a new bitrate to get to.
     hurry_frames: u32,
 }
@@ -123,7 +123,7 @@ impl RateController {
             last: None,
             overdrawn_bits: 0.0,
             mean: None,
-            asked: None,
+            in_flight_bits: 0.0,
             last_fresh: 0.0,
             frames: 0,
             hurry_frames: 0,
@@ -131,10 +131,8 @@ impl RateController {
         })
     }
 
-    /// The quantiser of the next frame, within the bounds of the configuration. Asked twice, it answers for the same
-    /// frame.
+    /// The quantiser of the next frame, within the bounds of the configuration.
     pub fn next_qp(&mut self, complexity: Complexity, is_idr: bool) -> u8 {
-        self.asked = Some(complexity);
         let scale = self.config.scale;
         let task = self.task(complexity, is_idr);
         let (octave, bounded) = match self.config.mode {
@@ -149,31 +147,33 @@ impl RateController {
         wanted.max(least).clamp(self.config.min_qp, self.config.max_qp)
     }
 
-    /// Tells what became of the frame asked about last.
-    pub fn coded(&mut self, frame: CodedFrame) {
+    /// Tells what the frames that are still in the encoder, `frames` of them, are expected to take in all.
+    pub fn set_in_flight(&mut self, frames: u32, expected_bits: f64) {
+        self.in_flight_bits = (expected_bits - f64::from(frames) * self.bucket.drain_bits()).max(0.0);
+    }
+
+    /// Tells what became of the oldest frame not told of yet: its complexity as measured, and how it was coded.
+    pub fn coded(&mut self, complexity: Complexity, frame: CodedFrame) {
         let octave = self.config.scale.octave(frame.qp);
         let bits = frame.bits as f64;
-        if let Some(complexity) = self.asked.take() {
-            let task = self.task(complexity, frame.idr);
-            if task.like_idr {
-                self.intra.learn(task.work, octave, bits);
-            } else {
-                self.inter.learn(task.work, octave, bits);
-                let weight = (1.0 / (MEAN_S * self.config.fps)).clamp(0.0, 1.0);
-                let log2 = task.work.log2();
-                self.mean = Some(self.mean.map_or(log2, |mean| mean + (log2 - mean) * weight));
-            }
-            if !frame.idr {
-                self.last = Some(octave);
-            }
-            self.last_fresh = complexity.fresh;
+        let task = self.task(complexity, frame.idr);
+        if task.like_idr {
+            self.intra.learn(task.work, octave, bits);
+        } else {
+            self.inter.learn(task.work, octave, bits);
+            let weight = (1.0 / (MEAN_S * self.config.fps)).clamp(0.0, 1.0);
+            let log2 = task.work.log2();
+            self.mean = Some(self.mean.map_or(log2, |mean| mean + (log2 - mean) * weight));
         }
+        if !frame.idr {
+            self.last = Some(octave);
+        }
+        self.last_fresh = complexity.fresh;
         self.passed(bits);
     }
 
-    /// Tells that the frame asked about last was left out.
+    /// Tells that the oldest frame not told of yet was left out.
     pub fn left_out(&mut self) {
-        self.asked = None;
         self.passed(0.0);
     }
 
@@ -263,7 +263,7 @@ impl RateController {
     /// Most bits the next frame may be expected to take.
     fn cap_bits(&self, task: &Task, is_idr: bool) -> f64 {
         let margin = if task.model.coded() == 0 { FIRST_MARGIN } else { MARGIN };
-        let mut cap = self.bucket.room_bits() / margin;
+        let mut cap = (self.bucket.room_bits() - self.in_flight_bits) / margin;
         if self.config.window_tolerance.is_some() {
             cap = cap.min(self.window_room_bits(RESERVE) / margin);
         }
@@ -285,7 +285,7 @@ impl RateController {
         let size = self.bucket.size_bits();
         // Half the bucket's own time to come back to the set point, at least two frames.
         let horizon = (size / worth / 2.0).max(2.0);
-        let back = (size * SET_POINT - self.bucket.level_bits()) / horizon;
+        let back = (size * SET_POINT - self.bucket.level_bits() - self.in_flight_bits) / horizon;
         let target = (worth + back).clamp(worth * P_SHARE.0, worth * P_SHARE.1);
         self.stepped(task.octave(target), STEP_DOWN, STEP_UP)
     }

@@ -134,13 +134,13 @@ impl Guard {
         Verdict::Qp(ours.max(theirs))
     }
 
-    /// Tells what became of the frame; `verdict` is what was decided.
-    pub fn coded(&mut self, frame: CodedFrame, verdict: Verdict) {
+    /// Tells what became of the frame of that complexity; `verdict` is what was decided.
+    pub fn coded(&mut self, complexity: Complexity, frame: CodedFrame, verdict: Verdict) {
         if verdict == Verdict::Library {
             self.library_began |= frame.idr;
             self.library_qp = Some(frame.qp);
         }
-        self.controller.coded(frame);
+        self.controller.coded(complexity, frame);
     }
 
     /// Tells that the frame was left out, by whomever.

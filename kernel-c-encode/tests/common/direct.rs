@@ -39,6 +39,11 @@ impl Direct {
         Some(Direct { folder, name })
     }
 
+    /// The program.
+    pub fn program(&self) -> std::path::PathBuf {
+        self.folder.path().join(self.name)
+    }
+
     /// The access units of frames 0 to `count` with the arguments in front of the options, which are `name=value`.
     pub fn encode(
         &self,
@@ -48,7 +53,7 @@ impl Direct {
         options: &str,
         noise: u32,
     ) -> Vec<Vec<u8>> {
-        let mut child = Command::new(self.folder.path().join(self.name))
+        let mut child = Command::new(self.program())
             .args([format.width.to_string(), format.height.to_string(), count.to_string()])
             .args(arguments)
             .args(options.split_whitespace())

@@ -13,7 +13,7 @@ use crate::encoder::{AuSink, Capabilities, EncodeInput, Encoder, Key, LeftOut};
 use crate::error::{EncoderError, SinkError};
 use crate::ratecontrol::controller::{CodedFrame, RateController};
 use crate::ratecontrol::mode::RateConfig;
-use crate::ratecontrol::satd::ComplexityMeter;
+use crate::ratecontrol::satd::{Complexity, ComplexityMeter};
 use crate::settings::{EncoderSettings, Gop, RateControl, check_bitrate};
 use libva_sys as va;
 use shm_protocol::frame::{Codec, PixelFormat, VideoFormat};
@@ -47,6 +47,8 @@ pub(super) struct Pending {
     /// An IDR by request or by the period.
     pub(super) idr: bool,
     pub(super) qp: u8,
+    /// As our own rate control measured it.
+    complexity: Complexity,
     coded: usize,
     picture: va::VASurfaceID,
     deadline: Instant,
@@ -210,16 +212,16 @@ impl Vaapi {
     }
 
     /// The quantiser of a frame.
-    fn quantiser(&mut self, frame: &EncodeInput<'_>, idr: bool) -> u8 {
+    fn quantiser(&mut self, frame: &EncodeInput<'_>, idr: bool) -> (u8, Complexity) {
         match &mut self.own {
             Some(own) => {
                 let complexity = own.meter.measure(&frame.pixels).unwrap_or_default();
-                own.controller.next_qp(complexity, idr)
+                (own.controller.next_qp(complexity, idr), complexity)
             }
             None if self.settings.rate_control == RateControl::ConstantQp => {
-                frame.qp.unwrap_or(self.settings.qp).min(self.settings.max_qp())
+                (frame.qp.unwrap_or(self.settings.qp).min(self.settings.max_qp()), Complexity::default())
             }
-            None => self.plan.coder.init_qp(),
+            None => (self.plan.coder.init_qp(), Complexity::default()),
         }
     }
 
@@ -322,7 +324,8 @@ impl Vaapi {
         self.saved.clear();
         if let Some(own) = &mut self.own {
             if handed.is_ok() {
-                own.controller.coded(CodedFrame { bits: coded_bits, qp: oldest.qp, idr: oldest.idr });
+                let coded = CodedFrame { bits: coded_bits, qp: oldest.qp, idr: oldest.idr };
+                own.controller.coded(oldest.complexity, coded);
             } else {
                 own.controller.left_out();
             }
@@ -412,13 +415,14 @@ impl Encoder for Vaapi {
         // Frames in work may hold IDR pictures that the ring does not count yet.
         self.next_idr = self.next_idr.max(frame.idr_count);
         let idr = frame.force_idr || self.idr_owed || self.period_is_over();
-        let qp = self.quantiser(frame, idr);
+        let (qp, complexity) = self.quantiser(frame, idr);
         self.pending.push_back(Pending {
             key: frame.key,
             pts_ns: frame.pts_ns,
             source,
             idr,
             qp,
+            complexity,
             coded: 0,
             picture: va::VA_INVALID_SURFACE,
             deadline: Instant::now(),

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "hands pointers to the runtime")]
 
 use super::engine::{Engine, How};
+use super::idr_id::IdrIds;
 use super::input::{Picture, Way};
 use super::library::status_name;
 use super::negotiate::{Fault, fault};
@@ -57,6 +58,7 @@ pub struct Vpl {
     /// Frames inside refer to one that did not get out: they are encoded anew first.
     pub(super) restart_owed: Option<String>,
     pub(super) rate_needs_idr: bool,
+    pub(super) idr_ids: IdrIds,
     /// Bytes that bitstream buffers have at the least.
     least_bytes: usize,
     copied_bytes: u64,
@@ -98,6 +100,7 @@ impl Vpl {
             since_idr: 0,
             restart_owed: None,
             rate_needs_idr: false,
+            idr_ids: IdrIds::new(settings.idr_count),
             least_bytes: LEAST_BITSTREAM_BYTES,
             copied_bytes: 0,
             way: None,

@@ -10,6 +10,7 @@ mod copy;
 mod display;
 mod encode;
 mod engine;
+mod idr_id;
 mod imports;
 mod input;
 mod library;

@@ -41,6 +41,9 @@ impl Vpl {
             let handed = match self.bits[output.bits].bytes() {
                 // The runtime skipped the frame to hold its bitrate.
                 Ok([]) => sink.left_out(key, LeftOut::RateControl).map(|()| false).map_err(EncoderError::from),
+                Ok(bytes) if self.settings.codec == Codec::H264 => {
+                    hand_on(LIBRARY, Codec::H264, self.idr_ids.numbered(bytes), (key, pts_ns), sink)
+                }
                 Ok(bytes) => hand_on(LIBRARY, self.settings.codec, bytes, (key, pts_ns), sink),
                 Err(error) => Err(error),
             };
@@ -48,6 +51,9 @@ impl Vpl {
             self.free_bits.push_back(output.bits);
             match handed {
                 Ok(idr) => {
+                    if idr {
+                        self.idr_ids.came_out();
+                    }
                     (self.strikes, self.idr_owed) = (0, self.idr_owed || (asked_idr && !idr));
                     self.reasons.clear();
                     if asked_idr && !idr {

@@ -121,7 +121,7 @@ impl Vaapi {
         Ok(Vaapi {
             settings: settings.clone(),
             imports: Imports::new(plan.caps.memory_types),
-            way: Way::Derived,
+            way: Way::Undecided,
             buffers: Buffers::new(),
             scratch: Vec::new(),
             pending: VecDeque::with_capacity(plan.depth + 1),
@@ -195,7 +195,7 @@ impl Vaapi {
         let surface = surface.ok_or(Fault::Garbage("there is no session".to_owned()))?;
         self.copied_bytes += upload(&self.va, surface, pixels, &mut self.way).map_err(Fault::Call)?;
         self.path = match self.way {
-            Way::Derived => "copied once into a mapped surface",
+            Way::Undecided | Way::Derived => "copied once into a mapped surface",
             Way::Put => "copied once into an image, and by the driver into a surface",
         };
         Ok(())

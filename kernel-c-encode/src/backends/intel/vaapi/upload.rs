@@ -14,6 +14,8 @@ const PLANES: usize = 2;
 /// How frames are copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
+    /// Not known before the first frame: an image is derived if the driver does that.
+    Undecided,
     /// Straight into the surface's memory.
     Derived,
     /// Into an image of its own, which the driver copies on.
@@ -68,20 +70,22 @@ fn fill(va: &Va, image: &va::VAImage, pixels: &PixelsRead<'_>) -> Result<u64, Fa
 /// The call that failed.
 pub fn upload(va: &Va, surface: va::VASurfaceID, pixels: &PixelsRead<'_>, way: &mut Way) -> Result<u64, Failed> {
     let format = pixels.format();
-    if *way == Way::Derived {
+    if *way != Way::Put {
         match va.derive_image(surface) {
             Ok(image) => {
                 let copied = fill(va, &image, pixels);
                 va.destroy_image(image.image_id);
-                match copied {
-                    // The surface lies in memory in a way we do not know: an image of its own does not.
-                    Err(failed) if failed == garbage("vaDeriveImage") => *way = Way::Put,
-                    other => return other,
+                // An image that does not hold the frame lies in memory in a way we do not know: one of its own does not.
+                if copied != Err(garbage("vaDeriveImage")) {
+                    *way = Way::Derived;
+                    return copied;
                 }
             }
-            Err(failed) if failed.is_unimplemented() || refuses(&failed) => *way = Way::Put,
-            Err(failed) => return Err(failed),
+            // A driver that never derived an image cannot; one that did has failed.
+            Err(failed) if *way == Way::Derived => return Err(failed),
+            Err(_) => {}
         }
+        *way = Way::Put;
     }
     let size = (format.width, format.height);
     let image = va.create_image(fourcc(format.pixel_format), size)?;
@@ -91,12 +95,6 @@ pub fn upload(va: &Va, surface: va::VASurfaceID, pixels: &PixelsRead<'_>, way: &
     });
     va.destroy_image(image.image_id);
     copied
-}
-
-/// Whether a driver says that it derives no image of such a surface.
-fn refuses(failed: &Failed) -> bool {
-    [va::VA_STATUS_ERROR_INVALID_IMAGE_FORMAT, va::VA_STATUS_ERROR_INVALID_IMAGE, va::VA_STATUS_ERROR_INVALID_SURFACE]
-        .contains(&(failed.status as u32))
 }
 
 /// Copies a surface's pixels back, for another display: laid out as `format`, which is packed.

@@ -5,6 +5,7 @@ pub mod openh264;
 mod openh264_library;
 mod planar;
 pub mod svtav1;
+mod svtav1_library;
 pub mod x264;
 mod x264_library;
 pub mod x265;

@@ -6,7 +6,7 @@ mod common;
 use kernel_c_encode::encoder::{AccessUnitMeta, AuSink, EncodeInput, Key, LeftOut};
 use kernel_c_encode::error::SinkError;
 use kernel_c_encode::select;
-use shm_protocol::frame::{ChromaSiting, Codec};
+use shm_protocol::frame::{ChromaSiting, Codec, Colour};
 use shm_protocol::pixels::PixelsRead;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,8 +56,23 @@ impl AuSink for Fixed {
 // One test in this binary: the counter is the whole process's.
 #[test]
 fn the_steady_state_allocates_nothing() {
-    for (backend, codec) in [("openh264", Codec::H264), ("null", Codec::Null)] {
+    let planar_10_bit = common::p010(320, 180, common::FPS, Colour::BT709_LIMITED);
+    for (backend, codec, format) in [
+        ("openh264", Codec::H264, None),
+        ("x264", Codec::H264, None),
+        ("x265", Codec::Hevc, None),
+        ("x265", Codec::Hevc, Some(planar_10_bit)),
+        ("svtav1", Codec::Av1, None),
+        ("svtav1", Codec::Av1, Some(planar_10_bit)),
+        ("null", Codec::Null, None),
+    ] {
+        if !common::have(backend, codec) {
+            continue;
+        }
         let mut settings = common::small(codec);
+        settings.format = format.unwrap_or(settings.format);
+        // The longest way of x264: IDR slices are rewritten.
+        settings.idr_count = 1;
         // The longest way: parameter sets are rewritten at every IDR.
         settings.format.colour.siting = ChromaSiting::TopLeft;
         let mut encoder = select::open(backend, &settings).unwrap().encoder;

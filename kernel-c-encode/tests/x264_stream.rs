@@ -175,7 +175,7 @@ fn the_bitrate_follows_its_setting_within_a_second_without_an_idr() {
         ..EncoderSettings::live(Codec::H264, format, 2000)
     };
     let mut encoder = X264::open(&settings).unwrap();
-    direct::follows_its_bitrate(&mut encoder, &format, [2000, 8000, 2000], false);
+    direct::follows_its_bitrate(&mut encoder, &format, [2000, 8000, 2000], (false, 1.25));
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn the_bitrate_follows_its_setting_within_a_second_behind_an_idr() {
         gop: Gop::Infinite,
         ..EncoderSettings::live(Codec::Hevc, format, 500)
     };
-    direct::follows_its_bitrate(&mut X265::open(&settings).unwrap(), &format, [500, 2000, 500], true);
+    direct::follows_its_bitrate(&mut X265::open(&settings).unwrap(), &format, [500, 2000, 500], (true, 1.25));
 }
 
 #[test]

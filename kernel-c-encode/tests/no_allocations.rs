@@ -7,7 +7,7 @@ use common::vpl::{Machine, NODE, on};
 use kernel_c_encode::encoder::{AccessUnitMeta, AuSink, EncodeInput, Key, LeftOut};
 use kernel_c_encode::error::SinkError;
 use kernel_c_encode::select;
-use shm_protocol::frame::{ChromaSiting, Codec};
+use shm_protocol::frame::{ChromaSiting, Codec, Colour};
 use shm_protocol::pixels::PixelsRead;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,12 +59,27 @@ impl AuSink for Fixed {
 fn the_steady_state_allocates_nothing() {
     // The runtime of the fixture allocates with an allocator of its own, as Intel's does.
     let on_a_runtime = std::env::var("QUAD_VPL_TEST_CHILD").is_ok();
-    let direct = [("openh264", Codec::H264, 1), ("null", Codec::Null, 1)];
+    let planar_10_bit = common::p010(320, 180, common::FPS, Colour::BT709_LIMITED);
+    let direct = [
+        ("openh264", Codec::H264, None, 1),
+        ("x264", Codec::H264, None, 1),
+        ("x265", Codec::Hevc, None, 1),
+        ("x265", Codec::Hevc, Some(planar_10_bit), 1),
+        ("svtav1", Codec::Av1, None, 1),
+        ("svtav1", Codec::Av1, Some(planar_10_bit), 1),
+        ("null", Codec::Null, None, 1),
+    ];
     // Surfaces and bitstreams are made when they are first needed, within the first frames.
-    let by_vpl = [("vpl", Codec::H264, 6)];
+    let by_vpl = [("vpl", Codec::H264, None, 6)];
     let backends = if on_a_runtime { &by_vpl[..] } else { &direct[..] };
-    for &(backend, codec, first) in backends {
+    for &(backend, codec, format, first) in backends {
+        if !on_a_runtime && !common::have(backend, codec) {
+            continue;
+        }
         let mut settings = common::small(codec);
+        settings.format = format.unwrap_or(settings.format);
+        // The longest way of x264: IDR slices are rewritten.
+        settings.idr_count = 1;
         // The longest way: parameter sets are rewritten at every IDR.
         settings.format.colour.siting = ChromaSiting::TopLeft;
         if std::env::var("LIBVA_DRIVER_NAME").is_ok() {

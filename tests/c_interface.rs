@@ -1,4 +1,5 @@
 //! A program in C in the place of kernel C, beside real kernels A, B and D: the loop of the design.
+#![allow(clippy::expect_used, reason = "the helpers of a test fail it")]
 
 use shm_protocol::lease::LeaseTable;
 use shm_protocol::observe::RingObserver;

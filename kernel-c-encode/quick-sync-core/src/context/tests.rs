@@ -175,7 +175,7 @@ fn a_wish_for_an_idr_outlives_a_frame_that_was_refused() {
     let mut state = late(Some(2));
     let (planes, asked) = (Planes::new(1), AtomicBool::new(false));
     // SAFETY: the planes live for the call, and being copied they are not looked at afterwards.
-    let mut encode = |state: &mut State| unsafe { state.encode(&planes.frame(), &asked) };
+    let encode = |state: &mut State| unsafe { state.encode(&planes.frame(), &asked) };
     encode(&mut state).unwrap();
     asked.store(true, Ordering::Relaxed);
     assert!(encode(&mut state).is_err());

@@ -69,6 +69,7 @@ fn hard_content_stays_within_a_tenth_over_any_second_and_exceeds_it_without_the_
         let settings = settings(width, height, kbps, gop);
         let (encoder, with, without) = both(&settings, 120, &[11, 70], |_| noise);
         let (held, free) = (fullest_second(&sizes(&with), kbps), fullest_second(&sizes(&without), kbps));
+        println!("{:?}", sizes(&with).iter().map(|b| b/1000).collect::<Vec<_>>());
         println!("{width}x{height} at {kbps} kb/s, noise {noise}, {gop:?}: {held:.3} with, {free:.3} without");
         assert!(free > 1.1, "content is not hard: {free:.3}");
         assert!(held <= 1.1, "{held:.3} with the guard");
@@ -90,6 +91,7 @@ fn a_cut_from_a_calm_scene_to_noise_stays_within_a_tenth() {
     let settings = settings(640, 360, 2000, Gop::Infinite);
     let (_, with, without) = both(&settings, 150, &[], |index| if index < 75 { 2 } else { 64 });
     let (held, free) = (fullest_second(&sizes(&with), 2000), fullest_second(&sizes(&without), 2000));
+    println!("{:?}", sizes(&with)[70..].iter().map(|b| b/1000).collect::<Vec<_>>());
     println!("{held:.3} with, {free:.3} without");
     assert!(free > 1.3 && held <= 1.1, "{held:.3} with, {free:.3} without");
 }
@@ -97,10 +99,11 @@ fn a_cut_from_a_calm_scene_to_noise_stays_within_a_tenth() {
 #[test]
 fn a_library_that_keeps_its_bitrate_is_left_alone_to_the_bit() {
     // The second one fills its first second to 1.084 of the bitrate.
-    for (noise, kbps, gop) in [(8, 1000, Gop::Frames(25)), (24, 1000, Gop::Frames(25)), (8, 3000, Gop::Infinite)] {
+    for (noise, kbps, gop) in [(8, 1000, Gop::Frames(25)), (24, 1000, Gop::Frames(25)), (8, 1000, Gop::Frames(60))] {
         let settings = settings(320, 180, kbps, gop);
-        let (encoder, with, without) = both(&settings, 90, &[11], |_| noise);
-        assert!(fullest_second(&sizes(&without), kbps) < 1.1);
+        let (encoder, with, without) = both(&settings, 60, &[11], |_| noise);
+        let fullest = fullest_second(&sizes(&without), kbps);
+        assert!(fullest < 1.09, "{fullest:.3} with noise {noise} at {kbps} kb/s");
         assert_eq!(encoder.guard().unwrap().took_over(), 0);
         assert!(with.stream() == without.stream(), "noise {noise} at {kbps} kb/s");
     }
@@ -108,9 +111,9 @@ fn a_library_that_keeps_its_bitrate_is_left_alone_to_the_bit() {
 
 #[test]
 fn the_guard_gives_way_again_when_the_content_is_easy() {
-    let settings = settings(320, 180, 1000, Gop::Frames(60));
+    let settings = settings(320, 180, 2000, Gop::Frames(25));
     let mut encoder = OpenH264::open(&settings).unwrap();
-    film(&mut encoder, &settings, 90, &[], |_| 64);
+    film(&mut encoder, &settings, 60, &[11], |_| 24);
     assert!(encoder.guard().unwrap().took_over() > 0);
     film(&mut encoder, &settings, 150, &[], |_| 4);
     assert!(!encoder.guard().unwrap().in_charge());
@@ -163,7 +166,8 @@ fn the_bitrate_follows_its_setting_within_a_second_on_hard_content_without_an_id
         let sizes = &sizes(&sink)[from..];
         let seconds: Vec<f64> =
             sizes.chunks(30).map(|s| s.iter().sum::<u64>() as f64 / f64::from(kbps) / 1000.0).collect();
-        println!("{kbps} kb/s: {seconds:.2?}");
+        println!("{:?}", sizes.iter().map(|b| b/1000).collect::<Vec<_>>());
+        println!("{kbps} kb/s: {seconds:.2?} {}", encoder.guard().unwrap().in_charge());
         // The very first second holds the first IDR.
         assert!(step == 0 || seconds[1..].iter().all(|rate| (0.9..=1.1).contains(rate)), "{kbps}: {seconds:.2?}");
     }

@@ -144,6 +144,11 @@ impl BitsModel {
         self.log2_alpha + (complexity.max(LEAST_COMPLEXITY) / bits.max(LEAST_BITS)).log2()
     }
 
+    /// Forgets: the next frame replaces what was learnt.
+    pub fn forget(&mut self) {
+        self.coded = 0;
+    }
+
     /// Learns from a frame that took `bits` at `2^octave`.
     pub fn learn(&mut self, complexity: f64, octave: f64, bits: f64) {
         let seen = (bits.max(LEAST_BITS) / complexity.max(LEAST_COMPLEXITY)).log2() + octave;

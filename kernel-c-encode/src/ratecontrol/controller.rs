@@ -55,9 +55,11 @@ const LEAST_PER_PIXEL: f64 = 1.0 / 64.0;
 const FIRST_ALPHA_INTRA: f64 = 2.6;
 const FIRST_ALPHA_INTER: f64 = 0.4;
 /// A frame of which so much is new is a cut, coded like an IDR, if of the frame before at most half as much was, or if
-/// its detail differs from that one's by this factor.
+/// its detail exceeds the mean of the last few frames by this factor. (A cut to less detail needs no care.)
 const CUT: f64 = 0.7;
 const CUT_DETAIL: f64 = 1.4;
+/// Weight of a frame in that mean.
+const DETAIL_WEIGHT: f64 = 0.25;
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,8 +102,9 @@ pub struct RateController {
     overdrawn_bits: f64,
     /// Mean of `log2(complexity)` of P pictures.
     mean: Option<f64>,
-    /// Complexity of the last frame.
-    last_seen: Complexity,
+    /// How much of the last frame was new, and the mean detail of the last few.
+    last_fresh: f64,
+    mean_detail: f64,
     frames: u64,
     /// Bits of frames that are in the encoder, beyond what the channel takes meanwhile.
     in_flight_bits: f64,
@@ -126,7 +129,8 @@ impl RateController {
             overdrawn_bits: 0.0,
             mean: None,
             in_flight_bits: 0.0,
-            last_seen: Complexity::default(),
+            last_fresh: 0.0,
+            mean_detail: 0.0,
             frames: 0,
             hurry_frames: 0,
             config,
@@ -164,6 +168,7 @@ impl RateController {
             // After a cut what was learnt before it is worth nothing.
             if self.is_cut(complexity) {
                 self.inter.forget();
+                self.mean_detail = 0.0;
             }
             let work = self.work(complexity.inter);
             self.inter.learn(work, octave, bits);
@@ -172,7 +177,10 @@ impl RateController {
             self.mean = Some(self.mean.map_or(log2, |mean| mean + (log2 - mean) * weight));
             self.last = Some(octave);
         }
-        self.last_seen = complexity;
+        self.last_fresh = complexity.fresh;
+        let detail = self.work(complexity.intra);
+        let weight = if self.mean_detail > 0.0 { DETAIL_WEIGHT } else { 1.0 };
+        self.mean_detail += (detail - self.mean_detail) * weight;
         self.passed(bits);
     }
 
@@ -263,9 +271,9 @@ impl RateController {
 
     /// Whether the next frame of that complexity finds nothing to refer to.
     fn is_cut(&self, complexity: Complexity) -> bool {
-        let before = self.last_seen;
-        let other_detail = complexity.intra > before.intra * CUT_DETAIL || before.intra > complexity.intra * CUT_DETAIL;
-        complexity.fresh >= CUT && (before.fresh <= complexity.fresh / 2.0 || other_detail)
+        let sudden = self.last_fresh <= complexity.fresh / 2.0;
+        let more_detail = self.work(complexity.intra) > self.mean_detail * CUT_DETAIL;
+        complexity.fresh >= CUT && (sudden || more_detail)
     }
 
     fn task(&self, complexity: Complexity, is_idr: bool) -> Task {

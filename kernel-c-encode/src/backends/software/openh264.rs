@@ -66,7 +66,7 @@ pub struct OpenH264 {
 #[derive(Debug)]
 enum Rate {
     /// The library by its bitrate, the guard beside it.
-    Guarded(GuardedRate),
+    Guarded(Box<GuardedRate>),
     /// The library by its bitrate, unguarded.
     Free,
     /// Whoever gives the frame, else what it was opened with.
@@ -258,7 +258,7 @@ impl OpenH264 {
         let params = params(settings, level)?;
         let library = open_library(&params, settings.idr_count)?;
         let rate = match settings.rate_control.holds_bitrate() {
-            true => Rate::Guarded(GuardedRate::new(settings, &params)?),
+            true => Rate::Guarded(Box::new(GuardedRate::new(settings, &params)?)),
             false => Rate::Given(Quantiser::new(&params)),
         };
         let format = &settings.format;

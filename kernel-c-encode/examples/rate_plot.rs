@@ -114,6 +114,9 @@ impl AuSink for Count {
     }
 }
 
+/// Values at frames.
+type Curve = Vec<(usize, f64)>;
+
 /// One way to code the film, and what came of it.
 struct Run {
     name: &'static str,
@@ -138,7 +141,7 @@ fn runs(format: VideoFormat) -> Result<[Run; 3]> {
 }
 
 /// Bits of the last second at each frame, as a share of the bitrate; the first second only once it is whole.
-fn seconds(bits: &[u64], fps: f64) -> Vec<(usize, f64)> {
+fn seconds(bits: &[u64], fps: f64) -> Curve {
     let length = fps.round().max(1.0) as usize;
     let whole = f64::from(KBPS) * 1000.0;
     bits.windows(length)
@@ -148,7 +151,7 @@ fn seconds(bits: &[u64], fps: f64) -> Vec<(usize, f64)> {
 }
 
 /// What waits in the bucket at each frame, ms of the bitrate.
-fn levels(bits: &[u64], fps: f64) -> Vec<(usize, f64)> {
+fn levels(bits: &[u64], fps: f64) -> Curve {
     let rate = f64::from(KBPS) * 1000.0;
     let mut bucket = LeakyBucket::new(f64::from(KBPS) * f64::from(BUCKET_MS), rate / fps);
     let level = |bits: &u64| {
@@ -172,7 +175,7 @@ const LEFT: f64 = 56.0;
 const PANEL_HEIGHT: f64 = 200.0;
 
 impl Panel {
-    fn draw(&self, svg: &mut String, frames: usize, fps: f64, curves: &[(&str, Vec<(usize, f64)>)]) {
+    fn draw(&self, svg: &mut String, frames: usize, fps: f64, curves: &[(&str, Curve)]) {
         let right = WIDTH - 16.0;
         let bottom = self.top + PANEL_HEIGHT;
         let x = |frame: usize| LEFT + frame as f64 / frames as f64 * (right - LEFT);
@@ -239,7 +242,7 @@ fn draw(runs: &[Run], part_frames: usize, fps: f64) -> String {
         ticks: vec![0.0, 250.0, 500.0, 750.0, 1000.0],
         limit: f64::from(BUCKET_MS),
     };
-    let of = |curve: fn(&[u64], f64) -> Vec<(usize, f64)>| -> Vec<(&str, Vec<(usize, f64)>)> {
+    let of = |curve: fn(&[u64], f64) -> Curve| -> Vec<(&str, Curve)> {
         runs.iter().map(|run| (run.colour, curve(&run.bits, fps))).collect()
     };
     rate.draw(&mut svg, frames, fps, &of(seconds));
@@ -288,7 +291,7 @@ fn time() -> Result<()> {
         // More frames than a cache holds, as they come in a ring.
         let ring: Vec<Vec<u8>> = (0..8u32)
             .map(|seed| {
-                let byte = |at: u32| ((at ^ seed * 77).wrapping_mul(0x85eb_ca6b) >> 24) as u8;
+                let byte = |at: u32| ((at ^ (seed * 77)).wrapping_mul(0x85eb_ca6b) >> 24) as u8;
                 (0..format.frame_bytes() as u32).map(byte).collect()
             })
             .collect();

@@ -8,7 +8,7 @@ use kernel_c_encode::backends::software::openh264::OpenH264;
 use kernel_c_encode::bitstream::annexb::nal_units;
 use kernel_c_encode::bitstream::h264::{nal_type, type_of};
 use kernel_c_encode::encoder::{Encoder, LeftOut};
-use kernel_c_encode::settings::{EncoderSettings, Gop};
+use kernel_c_encode::settings::{EncoderSettings, Gop, RateControl};
 use shm_protocol::frame::{Codec, Colour};
 
 /// Bits of every frame; 0 for one left out.
@@ -170,4 +170,17 @@ fn the_bitrate_follows_its_setting_within_a_second_on_hard_content_without_an_id
     }
     assert_eq!(sink.units().iter().filter(|(meta, _)| meta.idr).count(), 1);
     assert!(encoder.guard().unwrap().took_over() > 0);
+}
+
+#[test]
+fn vbr_is_held_to_its_peak_only() {
+    let base = settings(320, 180, 1000, Gop::Infinite);
+    let settings = EncoderSettings { rate_control: RateControl::Variable, max_bitrate_kbps: 1500, ..base };
+    let (encoder, with, without) = both(&settings, 90, &[], |_| 64);
+    let (held, free) = (fullest_second(&sizes(&with), 1500), fullest_second(&sizes(&without), 1500));
+    println!("of the peak: {held:.3} with, {free:.3} without");
+    // 1.64 of the bitrate is 1.09 of this peak.
+    assert!(free > 1.05 && held <= 1.1, "{held:.3} with, {free:.3} without");
+    assert!(fullest_second(&sizes(&with), 1000) > 1.1);
+    assert_eq!(encoder.guard().unwrap().controller().frame_bits(), 50_000.0);
 }

@@ -78,7 +78,7 @@ impl QpScale {
 pub enum LambdaModel {
     /// H.264, the JM reference software: 0.85 × 2^((QP − 12) / 3).
     H264,
-    /// HEVC, the HM reference software with its factor for low-delay P pictures: 0.57 × 2^((QP − 12) / 3).
+    /// HEVC, the HM reference software with its factor for intra pictures: 0.57 × 2^((QP − 12) / 3).
     Hevc,
 }
 

@@ -134,7 +134,11 @@ impl GuardedRate {
         let is_idr = asked_idr || due || self.since_idr == 0;
         // A frame of another format never gets here.
         self.complexity = self.meter.measure(pixels).unwrap_or_default();
+        let before = self.guard.in_charge();
         let verdict = self.guard.judge(self.complexity, is_idr);
+        if before != self.guard.in_charge() {
+            tracing::debug!(guard = self.guard.in_charge(), "Who names the quantiser has changed");
+        }
         match verdict {
             Verdict::Library => self.quantiser.let_go(library)?,
             Verdict::Qp(qp) => self.quantiser.tell(library, qp)?,

@@ -26,7 +26,9 @@ use crate::bitstream::h264_sps::Sps;
 use crate::encoder::{AccessUnitMeta, AuSink, Capabilities, EncodeInput, Encoder, LeftOut, PartKind, Parts};
 use crate::error::{EncoderError, SinkError};
 use crate::ratecontrol::guard::{Guard, Verdict};
-use crate::settings::{EncoderSettings, Gop, H264Profile, MAX_QP, Preset, RateControl, check_bitrate};
+use crate::settings::{
+    EncoderSettings, Gop, H264Profile, MAX_BITRATE_KBPS, MAX_QP, Preset, RateControl, check_bitrate,
+};
 use openh264_sys2 as sys;
 use shm_protocol::error::FormatError;
 use shm_protocol::frame::{ChromaSiting, Codec, FieldOrder, PixelFormat, Range, VideoFormat};
@@ -66,7 +68,7 @@ pub struct OpenH264 {
 #[derive(Debug)]
 enum Rate {
     /// The library by its bitrate, the guard beside it.
-    Guarded(GuardedRate),
+    Guarded(Box<GuardedRate>),
     /// The library by its bitrate, unguarded.
     Free,
     /// Whoever gives the frame, else what it was opened with.
@@ -258,7 +260,7 @@ impl OpenH264 {
         let params = params(settings, level)?;
         let library = open_library(&params, settings.idr_count)?;
         let rate = match settings.rate_control.holds_bitrate() {
-            true => Rate::Guarded(GuardedRate::new(settings, &params)?),
+            true => Rate::Guarded(Box::new(GuardedRate::new(settings, &params)?)),
             false => Rate::Given(Quantiser::new(&params)),
         };
         let format = &settings.format;
@@ -445,7 +447,7 @@ impl Encoder for OpenH264 {
         written
     }
 
-    fn set_bitrate(&mut self, kbps: u32, _max_kbps: u32) -> Result<(), EncoderError> {
+    fn set_bitrate(&mut self, kbps: u32, max_kbps: u32) -> Result<(), EncoderError> {
         check_bitrate("bitrate_kbps", kbps)?;
         if !self.settings.rate_control.holds_bitrate() {
             return Err(EncoderError::Setting {
@@ -464,10 +466,15 @@ impl Encoder for OpenH264 {
         }
         let bits_per_s = library_bits_per_s(kbps, self.settings.format.fps.as_f64());
         self.library.set_bitrate(bits_per_s)?;
-        if let Rate::Guarded(rate) = &mut self.rate {
-            rate.set_bitrate(kbps, bits_per_s)?;
-        }
         self.settings.bitrate_kbps = kbps;
+        if self.settings.max_bitrate_kbps.max(max_kbps) > 0 {
+            // A peak below the new bitrate is no peak.
+            let peak = if max_kbps == 0 { self.settings.max_bitrate_kbps } else { max_kbps };
+            self.settings.max_bitrate_kbps = peak.max(kbps).min(MAX_BITRATE_KBPS);
+        }
+        if let Rate::Guarded(rate) = &mut self.rate {
+            rate.set_bitrate(&self.settings, bits_per_s)?;
+        }
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::error::EncoderError;
 use crate::ratecontrol::controller::CodedFrame;
 use crate::ratecontrol::guard::{Guard, Habits, Verdict};
 use crate::ratecontrol::satd::{Complexity, ComplexityMeter};
-use crate::settings::{EncoderSettings, Gop};
+use crate::settings::{EncoderSettings, Gop, RateControl};
 use openh264_sys2 as sys;
 use shm_protocol::pixels::PixelsRead;
 use std::ffi::c_int;
@@ -44,6 +44,11 @@ fn habits(settings: &EncoderSettings) -> Habits {
         p_steps: P_STEPS,
         p_qp: P_QP,
     }
+}
+
+/// What no second may exceed by more than the tolerance: the bitrate, or with VBR its peak.
+fn limit_kbps(settings: &EncoderSettings) -> u32 {
+    if settings.rate_control == RateControl::Variable { settings.ceiling_kbps() } else { settings.bitrate_kbps }
 }
 
 /// Tells the library its quantiser, or to choose it itself.
@@ -112,7 +117,7 @@ impl GuardedRate {
     pub fn new(settings: &EncoderSettings, params: &sys::SEncParamExt) -> Result<GuardedRate, EncoderError> {
         let format = &settings.format;
         let pixels = u64::from(format.width) * u64::from(format.height);
-        let guard = Guard::new(habits(settings), settings.bitrate_kbps, format.fps.as_f64(), pixels)?;
+        let guard = Guard::new(habits(settings), limit_kbps(settings), format.fps.as_f64(), pixels)?;
         let meter = ComplexityMeter::new(format)?;
         let (quantiser, gop) = (Quantiser::new(params), settings.gop);
         Ok(GuardedRate { guard, meter, quantiser, gop, since_idr: 0, complexity: Complexity::default() })
@@ -129,7 +134,11 @@ impl GuardedRate {
         let is_idr = asked_idr || due || self.since_idr == 0;
         // A frame of another format never gets here.
         self.complexity = self.meter.measure(pixels).unwrap_or_default();
+        let before = self.guard.in_charge();
         let verdict = self.guard.judge(self.complexity, is_idr);
+        if before != self.guard.in_charge() {
+            tracing::debug!(guard = self.guard.in_charge(), "Who names the quantiser has changed");
+        }
         match verdict {
             Verdict::Library => self.quantiser.let_go(library)?,
             Verdict::Qp(qp) => self.quantiser.tell(library, qp)?,
@@ -159,10 +168,10 @@ impl GuardedRate {
         self.guard.leave_frames_out(leave_out);
     }
 
-    /// Follows a new bitrate: kb/s, and bit/s as the library was told.
-    pub fn set_bitrate(&mut self, kbps: u32, library_bits_per_s: c_int) -> Result<(), EncoderError> {
+    /// Follows the new bitrate of `settings`, of which the library was told `library_bits_per_s`.
+    pub fn set_bitrate(&mut self, settings: &EncoderSettings, library_bits_per_s: c_int) -> Result<(), EncoderError> {
         self.quantiser.set_bitrate(library_bits_per_s);
-        self.guard.set_bitrate(kbps)
+        self.guard.set_bitrate(limit_kbps(settings))
     }
 
     /// The guard, to look at.

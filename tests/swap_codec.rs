@@ -1,18 +1,24 @@
 //! The codec of the running stream exchanged: the RTP stream and the watch page go on, and whoever cannot follow is told.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+
 use serde_json::Value;
 use shm_protocol::frame::Codec;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
+use system_tests::build::root;
 use system_tests::pipeline::free_rtp_port;
 use system_tests::quad::{Quad, said};
 use system_tests::receiver::{assert_contiguous, complaints, decode_of};
 use system_tests::streams::{file_name, format_name, payload_type, prepare, received};
-use system_tests::tools::{have, need, skip, within};
+use system_tests::tools::{Owned, browser_driver, finish, have, need, skip, within};
 use system_tests::wire::{Faults, Packet, Wire, in_order_of_source, longest_gap};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The kernel C that publishes prepared streams.
+const PREPARED: &str = env!("CARGO_BIN_EXE_prepared-encoder");
 /// What the stream is swapped to, one after the other; it begins with H.264.
 const SWAPS: [Codec; 3] = [Codec::Hevc, Codec::Av1, Codec::H264];
 
@@ -44,13 +50,13 @@ fn swap_through_all(quad: &Quad, wire: &Wire, more: &[&str]) -> Vec<Packet> {
         assert!(quad.log("net.main").contains("The codec of the RTP stream changed"), "{}", quad.log("net.main"));
         before = codec;
     }
-    // The last id that the encoder published is the number of units on the wire: none of them is missing. Counted
-    // first, so that a lost one cannot be made up for by one sent meanwhile.
+    // Ids begin with 1 and rise by 1: when kernel D has sent as many units as the last one says, none was lost. The wire
+    // then shows whether they arrived.
     let whole = || {
-        let units = wire.units() as u64;
-        quad.status().1["rings"]["encode"]["last_frame_id"].as_u64() == Some(units)
+        let status = quad.status().1;
+        status["rings"]["encode.main"]["last_frame_id"] == status["kernels"]["net"]["frames"]
     };
-    assert!(within(PATIENCE, whole), "{} units: {}", wire.units(), quad.status().1["rings"]);
+    assert!(within(PATIENCE, whole), "{}", quad.status().1);
     let packets = wire.packets();
     let (ordered, faults) = in_order_of_source(&packets);
     assert_eq!(faults, Faults { repeated: faults.repeated, ..Faults::default() });
@@ -68,6 +74,21 @@ fn expected_codecs() -> Vec<Codec> {
     [Codec::H264].into_iter().chain(SWAPS).collect()
 }
 
+/// A Quad that finds prepared streams of all codecs in its folder; `None`, and said, when FFmpeg cannot make them.
+fn prepared(test: &str, label: &str, port: u16) -> Option<Quad> {
+    let mut quad = Quad::new(label, port);
+    let folder = quad.pipeline.folder().to_owned();
+    for codec in [Codec::H264, Codec::Hevc, Codec::Av1] {
+        if prepare(codec, 120, &folder).is_none() {
+            skip(test, &format!("ffmpeg cannot make {}", file_name(codec)));
+            return None;
+        }
+    }
+    quad.set_variable("QUAD_PREPARED", folder.to_str().unwrap());
+    quad.pipeline.set("capture.policy", "lossless").set("encode.backend", "auto");
+    Some(quad)
+}
+
 #[test]
 fn a_change_of_codec_keeps_the_rtp_stream_and_is_told_everywhere() {
     const TEST: &str = "swap_codec: prepared streams";
@@ -76,18 +97,11 @@ fn a_change_of_codec_keeps_the_rtp_stream_and_is_told_everywhere() {
     }
     let port = free_rtp_port();
     let wire = Wire::listen(port);
-    let mut quad = Quad::new("swapcodec", port);
+    let Some(quad) = prepared(TEST, "swapcodec", port) else { return };
     let folder = quad.pipeline.folder().to_owned();
-    for codec in [Codec::H264, Codec::Hevc, Codec::Av1] {
-        if prepare(codec, 120, &folder).is_none() {
-            return skip(TEST, &format!("ffmpeg cannot make {}", file_name(codec)));
-        }
-    }
-    quad.set_variable("QUAD_PREPARED", folder.to_str().unwrap());
-    quad.pipeline.set("capture.policy", "lossless").set("encode.backend", "auto");
     let output = quad.up(&[]);
     assert!(output.status.success(), "{}", said(&output));
-    let packets = swap_through_all(&quad, &wire, &["--binary", env!("CARGO_BIN_EXE_prepared-encoder")]);
+    let packets = swap_through_all(&quad, &wire, &["--binary", PREPARED]);
     quad.down();
     let parts = segments(&packets);
     assert_eq!(
@@ -99,6 +113,41 @@ fn a_change_of_codec_keeps_the_rtp_stream_and_is_told_everywhere() {
         let (frames, log) = decoded_frames(codec, &units.concat(), &folder);
         assert_eq!((frames, log.as_str()), (units.len(), ""), "{codec:?}");
     }
+}
+
+#[test]
+fn the_watch_page_follows_a_swap_of_the_codec_or_says_what_the_browser_lacks() {
+    const TEST: &str = "swap_codec: the watch page";
+    let Some(modules) = browser_driver(TEST) else { return };
+    let port = free_rtp_port();
+    let Some(quad) = prepared(TEST, "swappage", port) else { return };
+    let output = quad.up(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    // Chromium decodes H.264 and AV1, and has no HEVC decoder of its own.
+    let steps = ["avc1", "!hev1", "av01", "avc1"];
+    let mut command = Command::new("node");
+    command.arg(root().join("tests/fixtures/browser/watch.mjs"));
+    command.arg(format!("http://127.0.0.1:{}/", quad.pipeline.http_port)).arg("--modules").arg(modules);
+    command.args(["--frames", "30", "--timeout-ms", "40000", "--codecs", &steps.join(",")]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut child = Owned::spawn(&mut command);
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    for (number, step) in steps.into_iter().enumerate() {
+        let line = lines.next().unwrap().unwrap();
+        let page = line.strip_prefix(&format!("CODEC {step} ")).unwrap_or_else(|| panic!("{step}: {line}"));
+        let page: Value = serde_json::from_str(page).unwrap();
+        assert_eq!((page["errors"].as_u64(), page["reconnects"].as_u64()), (Some(0), Some(0)), "{page}");
+        let cure = page["cure"].as_str().unwrap_or_default();
+        assert_eq!(cure.contains("This browser cannot decode HEVC"), step.starts_with('!'), "{page}");
+        if let Some(next) = SWAPS.get(number) {
+            let set = format!("encode.codec={}", next.name());
+            let output = quad.run(&["swap", "encode", "--binary", PREPARED, "--set", &set]);
+            assert!(output.status.success(), "{}", said(&output));
+        }
+    }
+    let status = finish(&mut child.0, PATIENCE);
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    quad.down();
 }
 
 /// How many frames FFmpeg decodes, and what it complains of.

@@ -4,33 +4,15 @@
 use kernel_a_capture::barcode::read_barcode;
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use system_tests::build::root;
 use system_tests::pipeline::{Part, Pipeline, free_rtp_port};
-use system_tests::tools::{Owned, finish, have, need, skip};
+use system_tests::tools::{Owned, browser_driver as driver, finish};
 
 const WIDTH: usize = 1280;
 const HEIGHT: usize = 720;
-
-/// The folder whose node_modules holds the browser's driver.
-fn driver(test: &str) -> Option<PathBuf> {
-    if !need(test, &["node", "ffmpeg"]) {
-        return None;
-    }
-    if !have("chromium") {
-        skip(test, "chromium is not installed");
-        return None;
-    }
-    let given = std::env::var_os("QUAD_NODE_MODULES").map(PathBuf::from);
-    let modules = given.unwrap_or_else(|| root().join(".cache/node/node_modules"));
-    if modules.join("playwright-core").is_dir() {
-        return modules.parent().map(Path::to_owned);
-    }
-    skip(test, "playwright-core is not there (scripts/test fetches it; QUAD_NODE_MODULES names it)");
-    None
-}
 
 fn started(label: &str) -> Pipeline {
     let mut pipeline = Pipeline::new(label, free_rtp_port());

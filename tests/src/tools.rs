@@ -41,6 +41,20 @@ pub fn clip(test: &str) -> Option<PathBuf> {
     path
 }
 
+/// The folder whose node_modules holds the browser's driver, when it, the browser and FFmpeg are there.
+pub fn browser_driver(test: &str) -> Option<PathBuf> {
+    if !need(test, &["node", "ffmpeg", "chromium"]) {
+        return None;
+    }
+    let given = std::env::var_os("QUAD_NODE_MODULES").map(PathBuf::from);
+    let modules = given.unwrap_or_else(|| crate::build::root().join(".cache/node/node_modules"));
+    if modules.join("playwright-core").is_dir() {
+        return modules.parent().map(PathBuf::from);
+    }
+    skip(test, "playwright-core is not there (scripts/test fetches it; QUAD_NODE_MODULES names it)");
+    None
+}
+
 /// Waits until `done` holds; false when it does not within `patience`.
 pub fn within(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
     let since = Instant::now();

@@ -1,9 +1,7 @@
 //! Structures of oneVPL 2.10 by which a runtime takes surfaces of others (`mfxmemory.h`, `mfxstructures.h` there),
 //! written by hand: the headers that the bindings are made of are older. Experimental in the API itself.
 
-use crate::{
-    mfxExtBuffer, mfxFrameSurface1, mfxHDL, mfxHandleType, mfxStatus, mfxStructVersion, mfxU16, mfxU32,
-};
+use crate::{mfxExtBuffer, mfxFrameSurface1, mfxHDL, mfxHandleType, mfxStatus, mfxStructVersion, mfxU16, mfxU32};
 use std::os::raw::c_uint;
 
 /// First API version that has them, major and minor.

@@ -14,7 +14,7 @@ use crate::supervisor::swap::SWAP_LIMIT;
 /// Exchanges a kernel's process under the running stream; returns when the new one carries it.
 pub fn run(instance: &str, kernel: &str, binary: Option<&Path>, sets: &[String]) -> Result<u8, Failure> {
     let kernel: KernelName = kernel.parse()?;
-    let sets = sets.iter().map(|set| whole_path(&kernel, set)).collect::<Result<_, _>>()?;
+    let sets: Vec<String> = sets.iter().map(|set| whole_path(&kernel, set)).collect::<Result<_, _>>()?;
     let runtime = super::runtime(instance)?;
     let binary = binary
         .map(|path| {
@@ -26,9 +26,14 @@ pub fn run(instance: &str, kernel: &str, binary: Option<&Path>, sets: &[String])
     if let Some(binary) = &binary {
         check(instance, &kernel, binary)?;
     }
+    let codec = sets.iter().any(|set| names_codec(set));
     let request = Request::Swap { kernel: kernel.to_string(), binary, sets };
     let reply = ask_supervisor(&runtime, &request, SWAP_LIMIT + Duration::from_secs(5))?;
     say(&reply.message);
+    if codec {
+        say("Another codec is another payload type: RTP receivers open the session description anew (`quad status` \
+             names it); the watch page follows by itself");
+    }
     Ok(0)
 }
 
@@ -49,6 +54,11 @@ fn check(instance: &str, kernel: &KernelName, binary: &Path) -> Result<(), Failu
 /// Whether a key is of something that outlives the process which a swap exchanges: its ring, or its supervision.
 pub fn outlives_a_swap(key: &str) -> bool {
     matches!(key.rsplit('.').next(), Some("slots" | "standby"))
+}
+
+/// Whether a setting chooses the codec of the stream.
+fn names_codec(set: &str) -> bool {
+    set.split_once('=').is_some_and(|(key, _)| key.trim().ends_with(".codec"))
 }
 
 /// `encode.KEY` of the instance swapped: `encode.instances.NAME.KEY` of a further one.

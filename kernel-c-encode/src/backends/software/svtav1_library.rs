@@ -422,6 +422,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_old_library_that_is_installed_is_refused_by_its_version() {
+        // SAFETY: loads a library of the system and asks its version, as the header declares it.
+        let text = unsafe {
+            let Ok(library) = libloading::Library::new("libSvtAv1Enc.so.1") else {
+                println!("SKIPPED: an old SVT-AV1: libSvtAv1Enc.so.1 is not installed (Debian 12: libsvtav1enc1)");
+                return;
+            };
+            CStr::from_ptr(function::<Version>(&library, "svt_av1_get_version").unwrap()()).to_str().unwrap().to_owned()
+        };
+        assert!(text.trim_start_matches('v').starts_with("1."), "{text}");
+        let error = check_version(&text).unwrap_err();
+        assert!(error.to_string().contains(&text) && error.exit_code() == 69, "{error}");
+    }
+
     /// From the headers of 2.0, 2.3, 3.0, 3.1, 4.0, 4.1 and 4.2 on a 64-bit machine.
     #[test]
     fn the_layouts_are_those_of_the_headers() {

@@ -1,13 +1,13 @@
 /* Encodes two seconds of a moving picture into a file that every player shows.
  *
  *   cc encode_to_file.c $(pkg-config --cflags --libs quick_sync_core) -o encode_to_file
- *   ./encode_to_file out.h264
+ *   ./encode_to_file out.h264 [FRAMES]
  */
 #include <quick_sync_core.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { WIDTH = 640, HEIGHT = 360, FPS = 60, FRAMES = 120, STRIDE = 768, BITRATE = 2000000 };
+enum { WIDTH = 640, HEIGHT = 360, FPS = 60, STRIDE = 768, BITRATE = 2000000 };
 
 /* Where access units go: the first IDR, then whatever the encoder makes of each frame. */
 static void write_unit(void *file, const qsv_bitstream *unit) {
@@ -15,10 +15,11 @@ static void write_unit(void *file, const qsv_bitstream *unit) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 2) {
-    fprintf(stderr, "usage: %s FILE\n", argv[0]);
+  if (argc < 2) {
+    fprintf(stderr, "usage: %s FILE [FRAMES]\n", argv[0]);
     return 64;
   }
+  int frames = argc > 2 ? atoi(argv[2]) : 2 * FPS;
   FILE *file = fopen(argv[1], "wb");
   /* 256-aligned planes with strides of a multiple of 256 are encoded where they lie. */
   uint8_t *memory = aligned_alloc(256, STRIDE * HEIGHT * 3 / 2);
@@ -35,7 +36,7 @@ int main(int argc, char **argv) {
   frame.data[1] = memory + STRIDE * HEIGHT;
   frame.stride[0] = frame.stride[1] = STRIDE;
   int code = QSV_OK;
-  for (int index = 0; index < FRAMES && code >= QSV_OK; index++) {
+  for (int index = 0; index < frames && code >= QSV_OK; index++) {
     for (int y = 0; y < HEIGHT; y++) {
       for (int x = 0; x < WIDTH; x++) memory[y * STRIDE + x] = (uint8_t)(16 + (x + y + 4 * index) % 220);
     }
@@ -47,7 +48,7 @@ int main(int argc, char **argv) {
   if (code >= QSV_OK) code = qsv_flush_frames(ctx);
   if (code < QSV_OK) fprintf(stderr, "%s: %s\n", qsv_error_name(code), qsv_last_error(ctx));
   qsv_destroy_encoder(ctx);
-  printf("%d access units, %ld bytes\n", FRAMES, ftell(file));
+  printf("%d access units, %ld bytes\n", frames, ftell(file));
   fclose(file);
   free(memory);
   return code < QSV_OK;

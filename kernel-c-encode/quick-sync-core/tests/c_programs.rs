@@ -163,7 +163,7 @@ fn every_program(test: &str, options: &[&str], start: impl Fn(&Path) -> Command)
     }
     must(&mut start(&compile(&folder, "tests/c/misuse.c", Link::Static, options)));
     let example = compile(&folder, "examples/encode_to_file.c", Link::Static, options);
-    must(start(&example).arg(folder.path().join("example")));
+    must(start(&example).arg(folder.path().join("example")).arg("5"));
     if have_vpl_headers(test) {
         must(&mut start(&compile(&folder, "tests/c/surface.c", Link::Static, options)));
     }

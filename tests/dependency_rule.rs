@@ -9,6 +9,8 @@ use system_tests::build::root;
 const KERNELS: [&str; 4] = ["kernel-a-capture", "kernel-b-process", "kernel-c-encode", "kernel-d-net"];
 /// Bindings of the libraries that reach Intel's media engine.
 const BINDINGS: [&str; 2] = ["libva-sys", "onevpl-sys"];
+/// Stand-ins for what a machine may not have: tests alone load them.
+const FIXTURES: [&str; 2] = ["va-fixture", "vpl-fixture"];
 /// Longest file of the product, lines: "about 500" with a tenth of tolerance.
 const MOST_LINES: usize = 550;
 /// Longest file of tests: tables of cases that belong together are longer.
@@ -75,6 +77,36 @@ fn only_the_intel_backends_reach_for_its_libraries() {
             || path.starts_with("tests/");
         let found = names.iter().find(|name| text.contains(&format!("{name}::")));
         assert!(intel || found.is_none(), "{path} uses {found:?}");
+    }
+}
+
+#[test]
+fn a_fixture_may_use_the_encoders_and_nothing_of_the_product_uses_a_fixture() {
+    let metadata = metadata();
+    let allowed = set(&["kernel-c-encode", "shm-protocol", "onevpl-sys", "libva-sys"]);
+    for fixture in FIXTURES {
+        let used = members_used(&metadata, fixture);
+        assert!(used.is_subset(&allowed), "{fixture} uses {used:?}");
+        let product = metadata.workspace_default_packages();
+        assert!(product.iter().all(|member| member.name.as_str() != fixture), "{fixture} is not built by default");
+        for member in metadata.workspace_packages() {
+            assert!(!uses(&metadata, &member.name).contains(fixture), "{} uses {fixture}", member.name);
+        }
+    }
+}
+
+#[test]
+fn the_c_interface_is_over_kernel_c_alone_and_nothing_of_the_product_is_over_it() {
+    let metadata = metadata();
+    let allowed = set(&["kernel-c-encode", "kernel-host", "shm-protocol", "onevpl-sys", "libva-sys"]);
+    let used = members_used(&metadata, "quick-sync-core");
+    assert!(used.is_subset(&allowed), "{used:?}");
+    for member in metadata.workspace_default_packages() {
+        let used = members_used(&metadata, &member.name);
+        let own = ["kernel-c-encode", "quick-sync-core"].contains(&member.name.as_str());
+        assert!(!used.contains("quick-sync-core"), "{} uses quick-sync-core", member.name);
+        let bindings = used.contains("onevpl-sys") || used.contains("libva-sys");
+        assert!(own || !bindings, "{} uses the bindings of kernel C", member.name);
     }
 }
 

@@ -84,7 +84,7 @@ fn a_change_of_codec_keeps_the_rtp_stream_and_is_told_everywhere() {
         }
     }
     quad.set_variable("QUAD_PREPARED", folder.to_str().unwrap());
-    quad.pipeline.set("capture.policy", "lossless");
+    quad.pipeline.set("capture.policy", "lossless").set("encode.backend", "auto");
     let output = quad.up(&[]);
     assert!(output.status.success(), "{}", said(&output));
     let packets = swap_through_all(&quad, &wire, &["--binary", env!("CARGO_BIN_EXE_prepared-encoder")]);

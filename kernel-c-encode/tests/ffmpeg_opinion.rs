@@ -4,7 +4,7 @@
 mod common;
 
 use common::{FPS, nv12, run};
-use kernel_c_encode::backends::software::openh264::OpenH264;
+use kernel_c_encode::select;
 use kernel_c_encode::settings::EncoderSettings;
 use shm_protocol::frame::{ChromaSiting, Codec, Colour, Range};
 use std::process::Command;
@@ -18,9 +18,15 @@ fn have(tool: &str) -> bool {
     found
 }
 
-fn stream_file(settings: &EncoderSettings, count: u64, idr_at: &[u64]) -> tempfile::NamedTempFile {
-    let stream = run(&mut OpenH264::open(settings).unwrap(), &settings.format, count, idr_at, 16).stream();
-    let file = tempfile::Builder::new().suffix(".h264").tempfile().unwrap();
+fn stream_file(backend: &str, settings: &EncoderSettings, count: u64, idr_at: &[u64]) -> tempfile::NamedTempFile {
+    let mut encoder = select::open(backend, settings).unwrap().encoder;
+    let stream = run(encoder.as_mut(), &settings.format, count, idr_at, 16).stream();
+    let suffix = match settings.codec {
+        Codec::Hevc => ".hevc",
+        Codec::Av1 => ".obu",
+        Codec::H264 | Codec::Null => ".h264",
+    };
+    let file = tempfile::Builder::new().suffix(suffix).tempfile().unwrap();
     std::fs::write(file.path(), stream).unwrap();
     file
 }
@@ -30,16 +36,26 @@ fn ffmpeg_decodes_every_frame_without_a_warning() {
     if !have("ffmpeg") {
         return;
     }
-    for (slices, siting) in [(1, ChromaSiting::Left), (4, ChromaSiting::Center)] {
+    for (backend, codec, slices, siting) in [
+        ("openh264", Codec::H264, 1, ChromaSiting::Left),
+        ("openh264", Codec::H264, 4, ChromaSiting::Center),
+        ("x264", Codec::H264, 1, ChromaSiting::Left),
+        ("x264", Codec::H264, 4, ChromaSiting::Center),
+        ("x265", Codec::Hevc, 1, ChromaSiting::Left),
+        ("svtav1", Codec::Av1, 1, ChromaSiting::Left),
+    ] {
+        if !common::have(backend, codec) {
+            continue;
+        }
         let format = nv12(642, 362, FPS, Colour { siting, ..Colour::BT709_LIMITED });
-        let settings = EncoderSettings { slices, ..EncoderSettings::live(Codec::H264, format, 2000) };
-        let file = stream_file(&settings, 90, &[10, 11]);
+        let settings = EncoderSettings { slices, ..EncoderSettings::live(codec, format, 2000) };
+        let file = stream_file(backend, &settings, 90, &[10, 11]);
         let args = ["-hide_banner", "-nostdin", "-v", "warning", "-err_detect", "explode", "-i"];
         let raw = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-fps_mode", "passthrough", "-"];
         let output = Command::new("ffmpeg").args(args).arg(file.path()).args(raw).output().unwrap();
         assert!(output.status.success());
-        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{slices} slices");
-        assert_eq!(output.stdout.len(), 90 * 642 * 362 * 3 / 2, "{slices} slices");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{backend}, {slices} slices");
+        assert_eq!(output.stdout.len(), 90 * 642 * 362 * 3 / 2, "{backend}, {slices} slices");
         // The picture itself, not only its size: the mean error of luma in the last frame.
         let mut source = vec![0; format.frame_bytes() as usize];
         common::fill(&format, 89, 16, &mut source);
@@ -47,7 +63,7 @@ fn ffmpeg_decodes_every_frame_without_a_warning() {
         let error: u64 = (0..362 * 642)
             .map(|i| u64::from(decoded[i].abs_diff(source[i / 642 * format.planes[0].stride as usize + i % 642])))
             .sum();
-        assert!(error / (642 * 362) < 12, "mean luma error {}", error / (642 * 362));
+        assert!(error / (642 * 362) < 12, "{backend}: mean luma error {}", error / (642 * 362));
     }
 }
 
@@ -63,21 +79,34 @@ fn ffprobe_reads_the_colour_we_carry() {
         (hlg, ["pc", "bt2020nc", "arib-std-b67", "bt2020", "topleft"]),
     ] {
         let format = nv12(320, 180, FPS, colour);
-        let file = stream_file(&EncoderSettings::live(Codec::H264, format, 1000), 3, &[]);
-        let entries = "stream=profile,width,height,has_b_frames,color_range,color_space,color_transfer,\
+        for (backend, codec, profile) in [
+            ("openh264", Codec::H264, "Constrained Baseline"),
+            ("x264", Codec::H264, "High"),
+            ("x265", Codec::Hevc, "Main"),
+            ("svtav1", Codec::Av1, "Main"),
+        ] {
+            if !common::have(backend, codec) {
+                continue;
+            }
+            let file = stream_file(backend, &EncoderSettings::live(codec, format, 1000), 3, &[]);
+            let entries = "stream=profile,width,height,has_b_frames,color_range,color_space,color_transfer,\
                        color_primaries,chroma_location";
-        let output = Command::new("ffprobe")
-            .args(["-v", "error", "-show_entries", entries, "-of", "default=noprint_wrappers=1", "-i"])
-            .arg(file.path())
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let names = ["color_range", "color_space", "color_transfer", "color_primaries", "chroma_location"];
-        for (name, value) in names.into_iter().zip(expected) {
-            assert!(text.lines().any(|line| line == format!("{name}={value}")), "{name}={value} in\n{text}");
-        }
-        for line in ["profile=Constrained Baseline", "width=320", "height=180", "has_b_frames=0"] {
-            assert!(text.lines().any(|seen| seen == line), "{line} in\n{text}");
+            let output = Command::new("ffprobe")
+                .args(["-v", "error", "-show_entries", entries, "-of", "default=noprint_wrappers=1", "-i"])
+                .arg(file.path())
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let names = ["color_range", "color_space", "color_transfer", "color_primaries", "chroma_location"];
+            for (name, value) in names.into_iter().zip(expected) {
+                assert!(
+                    text.lines().any(|line| line == format!("{name}={value}")),
+                    "{backend}: {name}={value} in\n{text}"
+                );
+            }
+            for line in [&format!("profile={profile}"), "width=320", "height=180", "has_b_frames=0"] {
+                assert!(text.lines().any(|seen| seen == line), "{backend}: {line} in\n{text}");
+            }
         }
     }
 }

@@ -20,7 +20,8 @@ pub fn binaries() -> &'static Path {
 
 fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let packages = ["kernel-a-capture", "kernel-b-process", "kernel-c-encode", "kernel-d-net", "quadctl"];
+    let packages =
+        ["kernel-a-capture", "kernel-b-process", "kernel-c-encode", "quick-sync-core", "kernel-d-net", "quadctl"];
     let output = Command::new(cargo)
         .current_dir(root())
         .args(["build", "--release", "--locked", "--message-format=json-render-diagnostics"])

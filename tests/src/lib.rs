@@ -7,6 +7,7 @@ pub mod bitstream;
 pub mod build;
 pub mod direct;
 pub mod film;
+pub mod intel;
 pub mod picture;
 pub mod pipeline;
 pub mod processes;

@@ -113,6 +113,8 @@ impl Pipeline {
         };
         pipeline.set("net.rtp.destination", &format!("127.0.0.1:{rtp_port}"));
         pipeline.set("net.http.listen", &format!("127.0.0.1:{http_port}"));
+        // The one encoder of every build: what else a machine has installed must not change what is tested.
+        pipeline.set("encode.backend", "openh264");
         pipeline
     }
 

@@ -323,7 +323,7 @@ typedef struct qsv_config {
    */
   uint32_t slices;
   /*
-   Threads of a software encoder; 0: one for each processor of this process, 8 at most.
+   Threads of a software encoder; 0: one for each processor of this process, 4 at most.
    */
   uint32_t threads;
   /*
@@ -655,7 +655,7 @@ int qsv_emergency_reset(struct QSVEncoderContext *ctx);
 
 /*
  Text of the last error: of this context, or with NULL of this thread (after an init that failed, or for a ring). ""
- when there was none. Valid until this thread's next call of qsv_last_error, qsv_backend or qsv_path.
+ when there was none. Valid until this thread has called qsv_last_error, qsv_backend or qsv_path eight times more.
  */
 const char *qsv_last_error(const struct QSVEncoderContext *ctx);
 

@@ -226,7 +226,7 @@ pub extern "C" fn qsv_destroy_encoder(ctx: *mut QSVEncoderContext) {
         return;
     }
     // The last owner closes it: this call, or one of another thread that has not returned.
-    border::call(|| CONTEXTS.remove(ctx as usize).map(|context| drop(context)).map(|()| QSV_OK));
+    border::call(|| CONTEXTS.remove(ctx as usize).map(drop).map(|()| QSV_OK));
 }
 
 /// The next frame becomes an IDR. May be called from any thread at any time.
@@ -266,7 +266,7 @@ pub extern "C" fn qsv_emergency_reset(ctx: *mut QSVEncoderContext) -> c_int {
 }
 
 /// Text of the last error: of this context, or with NULL of this thread (after an init that failed, or for a ring). ""
-/// when there was none. Valid until this thread's next call of qsv_last_error, qsv_backend or qsv_path.
+/// when there was none. Valid until this thread has called qsv_last_error, qsv_backend or qsv_path eight times more.
 #[unsafe(no_mangle)]
 pub extern "C" fn qsv_last_error(ctx: *const QSVEncoderContext) -> *const c_char {
     border::value(|| Ok(border::show(&last(ctx).text))).unwrap_or(c"".as_ptr())

@@ -16,9 +16,12 @@ pub(crate) struct Last {
 
 thread_local! {
     static LAST: RefCell<Last> = RefCell::default();
-    /// What [`show`] gave out: C reads it until this thread asks again.
-    static SHOWN: RefCell<CString> = RefCell::default();
+    /// What [`show`] gave out last, and which is next: several texts may be arguments of one printf.
+    static SHOWN: RefCell<([CString; TEXTS], usize)> = RefCell::default();
 }
+
+/// Texts of a thread that stay valid: more than one line of a program has use for.
+const TEXTS: usize = 8;
 
 /// Remembers what went wrong, or what is to be known of a success, for this thread.
 pub(crate) fn remember(code: c_int, text: &str) {
@@ -34,13 +37,15 @@ pub(crate) fn last() -> Last {
     LAST.with_borrow(Last::clone)
 }
 
-/// Text as C reads it, valid until this thread's next call of this function.
+/// Text as C reads it, valid until this thread has asked for [`TEXTS`] more.
 pub(crate) fn show(text: &str) -> *const c_char {
     // A NUL within a message of some library would end it early.
     let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
-    SHOWN.with_borrow_mut(|shown| {
-        *shown = text;
-        shown.as_ptr()
+    SHOWN.with_borrow_mut(|(shown, next)| {
+        let at = *next % TEXTS;
+        *next = at + 1;
+        shown[at] = text;
+        shown[at].as_ptr()
     })
 }
 
@@ -69,8 +74,19 @@ fn said(panic: &(dyn Any + Send)) -> String {
 }
 
 #[cfg(test)]
+#[expect(unsafe_code, reason = "reads text as C does")]
 mod tests {
     use super::*;
+    use std::ffi::CStr;
+
+    #[test]
+    fn eight_texts_are_valid_at_a_time() {
+        let shown: Vec<*const c_char> = (0..20).map(|n| show(&format!("text\0{n}"))).collect();
+        for (n, text) in shown.iter().enumerate().skip(12) {
+            // SAFETY: among the last eight.
+            assert_eq!(unsafe { CStr::from_ptr(*text) }.to_str().unwrap(), format!("text {n}"));
+        }
+    }
 
     #[test]
     fn a_panic_becomes_a_code_and_its_text_is_kept() {

@@ -11,8 +11,8 @@ use shm_protocol::frame::{ChromaSiting, Codec, Colour, PixelFormat, Range, Ratio
 use std::ffi::{CStr, c_char};
 use std::path::PathBuf;
 
-/// Threads where none are asked for: beyond this, slices cost more than threads win at the sizes in use.
-const MOST_THREADS: usize = 8;
+/// Threads where none are asked for: the most that every software encoder takes (OpenH264 has four).
+const MOST_THREADS: usize = 4;
 
 /// What a context is opened with.
 #[derive(Debug, Clone)]

@@ -20,6 +20,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+#[cfg(test)]
+mod tests;
+
 /// What a handle stands for.
 pub(crate) struct Context {
     /// Held for the length of a call: a second thread is refused, not kept waiting.

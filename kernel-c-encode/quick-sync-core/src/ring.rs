@@ -176,9 +176,10 @@ impl Ring {
             }
             Err(error) => {
                 self.kernel.telemetry.error();
-                // Where another process of this kernel might reach the bytes, the frame stays owed, and this process
-                // has to make room for it.
-                if !error.is_transient() {
+                if error.is_transient() {
+                    // Another try, or another process of this kernel, may reach the bytes: the frame stays the next one.
+                    self.next = Some((owed, format));
+                } else {
                     owed.nothing = Some(TombstoneReason::BadFrame);
                     self.taken.push_back(owed);
                     self.settle()?;
@@ -205,7 +206,8 @@ impl Ring {
             self.settle()?;
             self.stage.harvest()?;
             self.stage.pace(usize::MAX);
-            if self.paused() {
+            let paused = self.paused();
+            if paused {
                 self.kernel.stop.wait(PAUSE_LOOK);
             } else if let Next::Frame(taken) = self.stage.next_frame()? {
                 if let Some(next) = self.judge(taken) {
@@ -216,7 +218,7 @@ impl Ring {
                 self.kernel.telemetry.set(Counter::Backlog, 0);
                 self.stage.input.wait(0, deadline_ns(self.interval_ns).min(end_ns), None);
             }
-            if monotonic_ns() >= end_ns && !self.stage.input.has_next() {
+            if monotonic_ns() >= end_ns && (paused || !self.stage.input.has_next()) {
                 return Err(Failure::new(QSV_TIMEOUT, "No frame came in time"));
             }
         }

@@ -61,7 +61,7 @@ impl Mapped {
         let functions = unsafe { interface.as_ref() }.and_then(|interface| interface.Map.zip(interface.Unmap));
         let Some((map, unmap)) = functions else { return Err(Failure::new(QSV_ERR_UNSUPPORTED, unreachable)) };
         // SAFETY: the runtime's own function for its own surface.
-        match unsafe { map(surface, vpl::MFX_MAP_READ as u32) } {
+        match unsafe { map(surface, vpl::MFX_MAP_READ) } {
             vpl::MFX_ERR_NONE => Ok(Mapped { surface, unmap: Some(unmap) }),
             status => Err(Failure::new(QSV_ERR_LIBRARY, format!("The surface's Map failed with code {status}"))),
         }

@@ -98,7 +98,7 @@ pub struct qsv_config {
     pub low_latency: i32,
     /// Slices of a picture; 0: one for each thread.
     pub slices: u32,
-    /// Threads of a software encoder; 0: one for each processor of this process, 8 at most.
+    /// Threads of a software encoder; 0: one for each processor of this process, 4 at most.
     pub threads: u32,
     /// Tile columns of HEVC and AV1; 0: the encoder's choice.
     pub tile_columns: u32,

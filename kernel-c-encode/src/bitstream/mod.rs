@@ -11,6 +11,6 @@ pub mod h264_level;
 pub mod h264_sps;
 pub mod h264_write;
 pub mod hevc;
+pub mod hevc_level;
 pub mod hevc_write;
 pub mod levels;
-pub mod hevc_level;

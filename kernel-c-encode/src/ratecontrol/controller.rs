@@ -1,7 +1,7 @@
 //! The controller: which quantiser the next frame gets.
 //!
-//! Per frame it is asked once ([`RateController::next_qp`]) and told once what came of it ([`RateController::coded`] or
-//! [`RateController::left_out`]). It works in octaves, `log2 Qstep`, and keeps one [`BitsModel`] for IDR pictures and
+//! Per frame it is asked ([`RateController::next_qp`]) and told once what came of it ([`RateController::coded`] or
+//! [`RateController::left_out`]), in the order of the frames. It works in octaves, `log2 Qstep`, and keeps one [`BitsModel`] for IDR pictures and
 //! one for all others. Nothing is allocated after [`RateController::new`]; every quotient has a divisor that is bounded
 //! away from zero.
 
@@ -54,8 +54,12 @@ const LEAST_PER_PIXEL: f64 = 1.0 / 64.0;
 /// α of an IDR and of other frames before anything was coded. Measured: docs/rate-control.md.
 const FIRST_ALPHA_INTRA: f64 = 2.6;
 const FIRST_ALPHA_INTER: f64 = 0.4;
-/// A frame of which so much is new, after one of which at most half as much was, is a cut: it is coded like an IDR.
+/// A frame of which so much is new is a cut, coded like an IDR, if of the frame before at most half as much was, or if
+/// its detail exceeds the mean of the last few frames by this factor. (A cut to less detail needs no care.)
 const CUT: f64 = 0.7;
+const CUT_DETAIL: f64 = 1.4;
+/// Weight of a frame in that mean.
+const DETAIL_WEIGHT: f64 = 0.25;
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,11 +102,12 @@ pub struct RateController {
     overdrawn_bits: f64,
     /// Mean of `log2(complexity)` of P pictures.
     mean: Option<f64>,
-    /// The frame asked about: its complexity.
-    asked: Option<Complexity>,
-    /// How much of the last frame was new.
+    /// How much of the last frame was new, and the mean detail of the last few.
     last_fresh: f64,
+    mean_detail: f64,
     frames: u64,
+    /// Bits of frames that are in the encoder, beyond what the channel takes meanwhile.
+    in_flight_bits: f64,
     /// Frames for which VBR may step as far as CBR: it has a new bitrate to get to.
     hurry_frames: u32,
 }
@@ -123,18 +128,17 @@ impl RateController {
             last: None,
             overdrawn_bits: 0.0,
             mean: None,
-            asked: None,
+            in_flight_bits: 0.0,
             last_fresh: 0.0,
+            mean_detail: 0.0,
             frames: 0,
             hurry_frames: 0,
             config,
         })
     }
 
-    /// The quantiser of the next frame, within the bounds of the configuration. Asked twice, it answers for the same
-    /// frame.
+    /// The quantiser of the next frame, within the bounds of the configuration.
     pub fn next_qp(&mut self, complexity: Complexity, is_idr: bool) -> u8 {
-        self.asked = Some(complexity);
         let scale = self.config.scale;
         let task = self.task(complexity, is_idr);
         let (octave, bounded) = match self.config.mode {
@@ -149,31 +153,39 @@ impl RateController {
         wanted.max(least).clamp(self.config.min_qp, self.config.max_qp)
     }
 
-    /// Tells what became of the frame asked about last.
-    pub fn coded(&mut self, frame: CodedFrame) {
+    /// Tells what the frames that are still in the encoder, `frames` of them, are expected to take in all.
+    pub fn set_in_flight(&mut self, frames: u32, expected_bits: f64) {
+        self.in_flight_bits = (expected_bits - f64::from(frames) * self.bucket.drain_bits()).max(0.0);
+    }
+
+    /// Tells what became of the oldest frame not told of yet: its complexity as measured, and how it was coded.
+    pub fn coded(&mut self, complexity: Complexity, frame: CodedFrame) {
         let octave = self.config.scale.octave(frame.qp);
         let bits = frame.bits as f64;
-        if let Some(complexity) = self.asked.take() {
-            let task = self.task(complexity, frame.idr);
-            if task.like_idr {
-                self.intra.learn(task.work, octave, bits);
-            } else {
-                self.inter.learn(task.work, octave, bits);
-                let weight = (1.0 / (MEAN_S * self.config.fps)).clamp(0.0, 1.0);
-                let log2 = task.work.log2();
-                self.mean = Some(self.mean.map_or(log2, |mean| mean + (log2 - mean) * weight));
+        if frame.idr {
+            self.intra.learn(self.work(complexity.intra), octave, bits);
+        } else {
+            // After a cut what was learnt before it is worth nothing.
+            if self.is_cut(complexity) {
+                self.inter.forget();
+                self.mean_detail = 0.0;
             }
-            if !frame.idr {
-                self.last = Some(octave);
-            }
-            self.last_fresh = complexity.fresh;
+            let work = self.work(complexity.inter);
+            self.inter.learn(work, octave, bits);
+            let weight = (1.0 / (MEAN_S * self.config.fps)).clamp(0.0, 1.0);
+            let log2 = work.log2();
+            self.mean = Some(self.mean.map_or(log2, |mean| mean + (log2 - mean) * weight));
+            self.last = Some(octave);
         }
+        self.last_fresh = complexity.fresh;
+        let detail = self.work(complexity.intra);
+        let weight = if self.mean_detail > 0.0 { DETAIL_WEIGHT } else { 1.0 };
+        self.mean_detail += (detail - self.mean_detail) * weight;
         self.passed(bits);
     }
 
-    /// Tells that the frame asked about last was left out.
+    /// Tells that the oldest frame not told of yet was left out.
     pub fn left_out(&mut self) {
-        self.asked = None;
         self.passed(0.0);
     }
 
@@ -251,19 +263,30 @@ impl RateController {
         self.window.room(reserve) * self.frame_bits()
     }
 
-    fn task(&self, complexity: Complexity, is_idr: bool) -> Task {
-        let unknown = self.inter.coded() == 0 || self.last_fresh <= complexity.fresh / 2.0;
-        let like_idr = is_idr || (complexity.fresh >= CUT && unknown);
+    /// Complexity within bounds that every formula bears.
+    fn work(&self, complexity: f64) -> f64 {
         let least = (self.config.pixels as f64 * LEAST_PER_PIXEL).max(1.0);
-        let given = complexity.of(like_idr);
-        let work = if given.is_finite() { given.max(least) } else { least };
+        if complexity.is_finite() { complexity.max(least) } else { least }
+    }
+
+    /// Whether the next frame of that complexity finds nothing to refer to.
+    fn is_cut(&self, complexity: Complexity) -> bool {
+        let sudden = self.last_fresh <= complexity.fresh / 2.0;
+        let more_detail = self.work(complexity.intra) > self.mean_detail * CUT_DETAIL;
+        complexity.fresh >= CUT && (sudden || more_detail)
+    }
+
+    fn task(&self, complexity: Complexity, is_idr: bool) -> Task {
+        let unknown = self.inter.coded() == 0 && complexity.fresh >= CUT;
+        let like_idr = is_idr || unknown || self.is_cut(complexity);
+        let work = self.work(complexity.of(like_idr));
         Task { work, like_idr, model: if like_idr { self.intra } else { self.inter } }
     }
 
     /// Most bits the next frame may be expected to take.
     fn cap_bits(&self, task: &Task, is_idr: bool) -> f64 {
         let margin = if task.model.coded() == 0 { FIRST_MARGIN } else { MARGIN };
-        let mut cap = self.bucket.room_bits() / margin;
+        let mut cap = (self.bucket.room_bits() - self.in_flight_bits) / margin;
         if self.config.window_tolerance.is_some() {
             cap = cap.min(self.window_room_bits(RESERVE) / margin);
         }
@@ -285,9 +308,11 @@ impl RateController {
         let size = self.bucket.size_bits();
         // Half the bucket's own time to come back to the set point, at least two frames.
         let horizon = (size / worth / 2.0).max(2.0);
-        let back = (size * SET_POINT - self.bucket.level_bits()) / horizon;
+        let back = (size * SET_POINT - self.bucket.level_bits() - self.in_flight_bits) / horizon;
         let target = (worth + back).clamp(worth * P_SHARE.0, worth * P_SHARE.1);
-        self.stepped(task.octave(target), STEP_DOWN, STEP_UP)
+        // Noise grows by a third and more with every QP less: where a second binds, it is felt for one at a time.
+        let down = if self.config.window_tolerance.is_some() { GENTLE_STEP_DOWN } else { STEP_DOWN };
+        self.stepped(task.octave(target), down, STEP_UP)
     }
 
     fn variable(&self, task: &Task, is_idr: bool) -> f64 {

@@ -4,7 +4,8 @@
 //! and a tolerance. What it is about to do is predicted from the complexity of the frame and from how the library is
 //! known to choose its quantiser ([`Habits`]). When the prediction does not fit, the guard takes over: it names the
 //! quantiser frame by frame, never a finer one than the library would use, until the library's own choice has fitted
-//! for half a second. While the library keeps its bitrate the guard only looks on, and the stream is the library's to
+//! for half a second. A library that has overspent by more than it pays back within a few frames stays under control:
+//! it would pay a second time for what the guard has made good. While the library keeps its bitrate the guard only looks on, and the stream is the library's to
 //! the bit.
 
 use super::controller::{CodedFrame, RateController};
@@ -18,13 +19,18 @@ pub const TOLERANCE: f64 = 0.1;
 /// The guard keeps this much of the tolerance to itself, for frames that come out larger than predicted.
 const KEPT_BACK: f64 = 0.01;
 /// What each later frame of a second must still be able to take, of a frame's worth, for the library to have its way
-/// with this one: what the coarsest quantiser needs. The library itself goes down to 0.55 after a large frame.
-const LEAST_SHARE: f64 = 0.25;
+/// with this one: what the coarsest quantiser needs, and something for an IDR that is asked for meanwhile. The library
+/// itself goes down to 0.55 after a large frame.
+const LEAST_SHARE: f64 = 0.3;
 /// The bucket of the guard's own controller, ms: half a second, as an IDR is spread over by the pacer at the worst.
 const BUCKET_MS: u32 = 500;
 /// How long the library's own choice must have fitted before it is given its way again, s.
 const CALM_S: f64 = 0.5;
 
+/// Most that the library may owe when it is let go, frames' worth: it pays back half a frame's worth a frame.
+const DEBT_FRAMES: f64 = 5.0;
+/// When frames are left out, others leave so much of a second to an IDR, which is never left out.
+const LEFT_FOR_IDR: f64 = 0.12;
 /// Bits at a QP less, `2^(1/6)` times as many, rounded up.
 const ONE_QP: f64 = 1.13;
 
@@ -63,8 +69,13 @@ pub struct Guard {
     in_charge: bool,
     /// The library's rate control has coded an IDR of its own: before that it cannot go on with a P picture.
     library_began: bool,
+    /// The quantiser of the last picture it chose itself: it goes on from there.
     library_qp: Option<u8>,
+    /// The one it would have got to, had it gone on.
+    imagined_qp: Option<u8>,
     calm_frames: u32,
+    /// What the library has spent above the bitrate and will pay back once it is let go, bits.
+    debt_bits: f64,
     took_over: u64,
 }
 
@@ -91,7 +102,9 @@ impl Guard {
             in_charge: false,
             library_began: false,
             library_qp: None,
+            imagined_qp: None,
             calm_frames: 0,
+            debt_bits: 0.0,
             took_over: 0,
         })
     }
@@ -104,7 +117,7 @@ impl Guard {
     /// Decides about the next frame. To be followed by [`Guard::coded`] or [`Guard::left_out`].
     pub fn judge(&mut self, complexity: Complexity, is_idr: bool) -> Verdict {
         let ours = self.controller.next_qp(complexity, is_idr);
-        let theirs = self.library_choice(complexity, is_idr);
+        let theirs = self.library_choice(complexity, is_idr, self.library_qp);
         let expected = self.controller.expected_bits(complexity, is_idr, theirs);
         let fits = expected <= self.controller.window_room_bits(LEAST_SHARE);
         if !self.in_charge {
@@ -112,6 +125,7 @@ impl Guard {
                 return Verdict::Library;
             }
             self.in_charge = true;
+            self.imagined_qp = self.library_qp;
             self.calm_frames = 0;
             self.took_over += 1;
         } else {
@@ -119,7 +133,9 @@ impl Guard {
             let calm = fits && (is_idr || expected <= self.controller.frame_bits() * ONE_QP);
             self.calm_frames = if calm { self.calm_frames.saturating_add(1) } else { 0 };
             let patience = CALM_S * self.controller.config().fps;
-            if f64::from(self.calm_frames) >= patience && (is_idr || self.library_began) {
+            // The guard has paid the library's debts by small frames of its own; the library would pay them again.
+            let free = self.debt_bits <= self.controller.frame_bits() * DEBT_FRAMES;
+            if f64::from(self.calm_frames) >= patience && free && (is_idr || self.library_began) {
                 self.in_charge = false;
                 return Verdict::Library;
             }
@@ -127,20 +143,24 @@ impl Guard {
         let coarsest = self.controller.config().max_qp;
         if self.leaves_out && !is_idr {
             let least = self.controller.expected_bits(complexity, is_idr, coarsest);
-            if least > self.controller.window_room_bits(0.0) {
+            let for_idr = LEFT_FOR_IDR * self.controller.frame_bits() * self.controller.config().fps;
+            if least > self.controller.window_room_bits(0.0) - for_idr {
                 return Verdict::LeaveOut;
             }
         }
-        Verdict::Qp(ours.max(theirs))
+        let imagined = self.library_choice(complexity, is_idr, self.imagined_qp);
+        self.imagined_qp = Some(imagined);
+        Verdict::Qp(ours.max(imagined))
     }
 
-    /// Tells what became of the frame; `verdict` is what was decided.
-    pub fn coded(&mut self, frame: CodedFrame, verdict: Verdict) {
+    /// Tells what became of the frame of that complexity; `verdict` is what was decided.
+    pub fn coded(&mut self, complexity: Complexity, frame: CodedFrame, verdict: Verdict) {
         if verdict == Verdict::Library {
             self.library_began |= frame.idr;
             self.library_qp = Some(frame.qp);
+            self.debt_bits = (self.debt_bits + frame.bits as f64 - self.controller.frame_bits()).max(0.0);
         }
-        self.controller.coded(frame);
+        self.controller.coded(complexity, frame);
     }
 
     /// Tells that the frame was left out, by whomever.
@@ -153,7 +173,10 @@ impl Guard {
     /// # Errors
     /// [`EncoderError::Setting`] when it is out of range.
     pub fn set_bitrate(&mut self, kbps: u32) -> Result<(), EncoderError> {
-        self.controller.set_bitrate(kbps, 0)
+        let before = self.controller.frame_bits();
+        self.controller.set_bitrate(kbps, 0)?;
+        self.debt_bits *= self.controller.frame_bits() / before;
+        Ok(())
     }
 
     /// How often it took over.
@@ -171,10 +194,10 @@ impl Guard {
         &self.controller
     }
 
-    /// The quantiser the library would use by itself.
-    fn library_choice(&self, complexity: Complexity, is_idr: bool) -> u8 {
+    /// The quantiser the library would use by itself after a picture of `last`; `None`: for its first.
+    fn library_choice(&self, complexity: Complexity, is_idr: bool, last: Option<u8>) -> u8 {
         let worth = self.controller.frame_bits();
-        let Some(last) = self.library_qp.filter(|_| self.library_began) else { return self.habits.first_idr_qp };
+        let Some(last) = last else { return self.habits.first_idr_qp };
         if is_idr {
             let wanted = self.controller.qp_for(complexity, true, worth * f64::from(self.habits.idr_frames));
             return wanted.clamp(self.habits.idr_qp.0, self.habits.idr_qp.1);

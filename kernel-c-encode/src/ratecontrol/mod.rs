@@ -5,9 +5,11 @@
 //! - [`satd`]: the complexity of a frame.
 //! - [`bucket`]: the leaky bucket and the window of one second.
 //! - [`controller`]: [`controller::RateController`], one QP per frame.
+//! - [`controlled`]: [`controlled::Controlled`], an encoder that only takes a quantiser, driven by a controller.
 //! - [`guard`]: [`guard::Guard`], which looks after a library.
 
 pub mod bucket;
+pub mod controlled;
 pub mod controller;
 pub mod guard;
 pub mod mode;

@@ -40,6 +40,13 @@ pub enum ModeConfig {
     },
 }
 
+impl ModeConfig {
+    /// Whether there is a bitrate to change.
+    pub const fn has_bitrate(&self) -> bool {
+        !matches!(self, ModeConfig::Cqp { .. } | ModeConfig::ConstantQuality { .. })
+    }
+}
+
 /// What a controller is made with.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RateConfig {

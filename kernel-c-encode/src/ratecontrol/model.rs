@@ -78,7 +78,7 @@ impl QpScale {
 pub enum LambdaModel {
     /// H.264, the JM reference software: 0.85 × 2^((QP − 12) / 3).
     H264,
-    /// HEVC, the HM reference software with its factor for low-delay P pictures: 0.57 × 2^((QP − 12) / 3).
+    /// HEVC, the HM reference software with its factor for intra pictures: 0.57 × 2^((QP − 12) / 3).
     Hevc,
 }
 
@@ -142,6 +142,11 @@ impl BitsModel {
     /// The `log2 Qstep` at which `bits` are expected.
     pub fn octave(&self, complexity: f64, bits: f64) -> f64 {
         self.log2_alpha + (complexity.max(LEAST_COMPLEXITY) / bits.max(LEAST_BITS)).log2()
+    }
+
+    /// Forgets: the next frame replaces what was learnt.
+    pub fn forget(&mut self) {
+        self.coded = 0;
     }
 
     /// Learns from a frame that took `bits` at `2^octave`.

@@ -197,11 +197,9 @@ fn difference(a: &Block, b: &Block) -> Block {
 fn columns(block: &mut Block) {
     for span in [4, 2, 1] {
         for first in (0..SIDE).step_by(span * 2) {
-            for row in first..first + span {
-                for lane in 0..SIDE {
-                    let (a, b) = (block[row][lane], block[row + span][lane]);
-                    (block[row][lane], block[row + span][lane]) = (a + b, a - b);
-                }
+            let (upper, lower) = block[first..first + span * 2].split_at_mut(span);
+            for (a, b) in upper.as_flattened_mut().iter_mut().zip(lower.as_flattened_mut()) {
+                (*a, *b) = (*a + *b, *a - *b);
             }
         }
     }
@@ -280,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_transform_is_the_hadamard_matrix_on_both_sides() {
-        let sign = |a: usize, b: usize| if (a & b).count_ones() % 2 == 0 { 1i32 } else { -1 };
+        let sign = |a: usize, b: usize| if (a & b).count_ones().is_multiple_of(2) { 1i32 } else { -1 };
         let mut block = [[0; SIDE]; SIDE];
         for (y, row) in block.iter_mut().enumerate() {
             for (x, value) in row.iter_mut().enumerate() {
@@ -288,15 +286,15 @@ mod tests {
             }
         }
         let fast = transpose(&hadamard(&block));
-        for v in 0..SIDE {
-            for u in 0..SIDE {
+        for (v, coefficients) in fast.iter().enumerate() {
+            for (u, coefficient) in coefficients.iter().enumerate() {
                 let mut sum = 0;
                 for (y, row) in block.iter().enumerate() {
                     for (x, value) in row.iter().enumerate() {
                         sum += sign(v, y) * sign(u, x) * i32::from(*value);
                     }
                 }
-                assert_eq!(i32::from(fast[v][u]), sum, "coefficient {v},{u}");
+                assert_eq!(i32::from(*coefficient), sum, "coefficient {v},{u}");
             }
         }
         // The largest there is does not overflow.

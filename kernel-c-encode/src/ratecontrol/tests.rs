@@ -79,7 +79,7 @@ fn drive(controller: &mut RateController, encoder: &mut Synthetic, scenes: &[Sce
             // A unit of intra complexity costs several times one of inter complexity.
             let factor = if is_idr { scene.factor * 5.0 } else { scene.factor };
             let bits = encoder.encode(scale, complexity.of(is_idr), factor, qp);
-            controller.coded(CodedFrame { bits, qp, idr: is_idr });
+            controller.coded(complexity, CodedFrame { bits, qp, idr: is_idr });
             let bucket: &LeakyBucket = controller.bucket();
             let (peak, size, unused) = (bucket.peak_bits(), bucket.size_bits(), bucket.unused_bits());
             seen.push(Seen { bits, qp, peak, size, unused });
@@ -218,12 +218,13 @@ proptest! {
         let config = RateConfig { fps, vbv_ms, min_qp: 7, max_qp: 45, window_tolerance: Some(0.1), ..config(mode) };
         let mut controller = RateController::new(config).unwrap();
         for (intra, inter, fresh, is_idr, bits, qp, kind) in frames {
-            let chosen = controller.next_qp(Complexity { intra, inter, fresh }, is_idr);
+            let complexity = Complexity { intra, inter, fresh };
+            let chosen = controller.next_qp(complexity, is_idr);
             prop_assert!((7..=45).contains(&chosen));
             match kind % 3 {
                 0 => controller.left_out(),
-                1 => controller.coded(CodedFrame { bits, qp, idr: is_idr }),
-                _ => controller.coded(CodedFrame { bits, qp: chosen, idr: !is_idr }),
+                1 => controller.coded(complexity, CodedFrame { bits, qp, idr: is_idr }),
+                _ => controller.coded(complexity, CodedFrame { bits, qp: chosen, idr: !is_idr }),
             }
             prop_assert!(controller.bucket().level_bits().is_finite() && controller.bucket().level_bits() >= 0.0);
         }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod direct;
+pub mod vpl;
 
 use kernel_c_encode::encoder::{AccessUnitMeta, AuSink, EncodeInput, Encoder, Key, LeftOut};
 use kernel_c_encode::error::{EncoderError, SinkError};
@@ -19,23 +20,40 @@ pub fn nv12(width: u32, height: u32, fps: u32, colour: Colour) -> VideoFormat {
     VideoFormat::packed(PixelFormat::Nv12, width, height, Rational::new(fps, 1).unwrap(), colour).unwrap()
 }
 
+/// A P010 format.
+pub fn p010(width: u32, height: u32, fps: u32, colour: Colour) -> VideoFormat {
+    VideoFormat::packed(PixelFormat::P010, width, height, Rational::new(fps, 1).unwrap(), colour).unwrap()
+}
+
 /// Settings for a small stream of either codec.
 pub fn small(codec: Codec) -> EncoderSettings {
     EncoderSettings::live(codec, nv12(320, 180, FPS, Colour::BT709_LIMITED), 1000)
 }
 
-/// A moving picture with texture: gradients that travel, and noise of `noise` levels that travels too.
+/// A moving picture with texture: gradients that travel, and noise of `noise` levels that travels too. In P010 the
+/// levels are those of 10 bit: the texture has four times as many.
 pub fn fill(format: &VideoFormat, index: u64, noise: u32, bytes: &mut [u8]) {
+    let wide = format.pixel_format == PixelFormat::P010;
     for plane in 0..format.pixel_format.planes() {
         let layout = format.planes[plane];
         let row_bytes = format.pixel_format.row_bytes(plane, format.width) as usize;
         for y in 0..format.pixel_format.rows(plane, format.height) as usize {
             let start = layout.offset as usize + y * layout.stride as usize;
-            for (x, byte) in bytes[start..start + row_bytes].iter_mut().enumerate() {
+            let row = &mut bytes[start..start + row_bytes];
+            let sample = |x: usize, scale: u32| {
                 let hash =
                     (x as u32 ^ (y as u32) << 12 ^ (index as u32).wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
                 let travelling = (x as u32 + y as u32 * 2 + index as u32 * 3) / (plane as u32 + 1);
-                *byte = (40 + travelling % 150 + (hash >> 16) % noise.max(1)) as u8;
+                scale * 40 + travelling % (scale * 150) + (hash >> 16) % (scale * noise).max(1)
+            };
+            if wide {
+                for (x, pair) in row.chunks_exact_mut(2).enumerate() {
+                    pair.copy_from_slice(&((sample(x, 4) << 6) as u16).to_le_bytes());
+                }
+            } else {
+                for (x, byte) in row.iter_mut().enumerate() {
+                    *byte = sample(x, 1) as u8;
+                }
             }
         }
     }

@@ -53,7 +53,9 @@ int main(int argc, char **argv) {
   config.backend = getenv("QSV_TEST_BACKEND");
   QSVEncoderContext *ctx = qsv_init_encoder_ex(&config);
   CHECK(ctx != NULL);
-  CHECK(strlen(qsv_backend(ctx)) > 0 && strlen(qsv_path(ctx)) > 0);
+  /* Several texts at a time are good, as arguments of one printf. */
+  const char *backend = qsv_backend(ctx), *path = qsv_path(ctx), *nothing = qsv_last_error(ctx);
+  CHECK(strlen(backend) > 0 && strlen(path) > 0 && strcmp(backend, path) != 0 && strcmp(nothing, "") == 0);
   taker to = {fopen(argv[1], "wb"), ctx, 0, 0, 0, 0};
   CHECK(to.file != NULL);
   if (callback) CHECK_CODE(qsv_set_output_callback(ctx, called, &to), QSV_OK);

@@ -65,16 +65,14 @@ impl NoDisplay {
     pub fn cure(&self) -> &'static str {
         match self {
             NoDisplay::Library { .. } => "Install libva (apt install libva2 libva-drm2)",
-            NoDisplay::NoNode => {
-                "Use a machine with an Intel GPU and its i915 or xe kernel driver, or set encode.backend to auto"
-            }
+            NoDisplay::NoNode => "Use a machine with an Intel GPU and its i915 or xe kernel driver",
             NoDisplay::Node { .. } => "Add the user to the group render, or name another node in encode.device",
             NoDisplay::NotANode { .. } => "Name a render node in encode.device, such as /dev/dri/renderD128",
             NoDisplay::Initialize { .. } => {
                 "Install the VA-API driver of the GPU (apt install intel-media-va-driver-non-free), or name another \
                  node in encode.device"
             }
-            NoDisplay::NoneTaken { .. } => "Choose what a device has, or set encode.backend to auto",
+            NoDisplay::NoneTaken { .. } => "Choose what a device has",
         }
     }
 
@@ -83,7 +81,7 @@ impl NoDisplay {
         EncoderError::Unavailable {
             backend: backend.to_owned(),
             reason: self.to_string(),
-            cure: self.cure().to_owned(),
+            cure: format!("{}. Set encode.backend to auto for another encoder", self.cure()),
         }
     }
 }

@@ -6,6 +6,7 @@ mod openh264_library;
 mod openh264_rate;
 mod planar;
 pub mod svtav1;
+mod svtav1_library;
 pub mod x264;
 mod x264_library;
 pub mod x265;

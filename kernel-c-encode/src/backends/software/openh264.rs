@@ -19,14 +19,16 @@
 #![expect(unsafe_code, reason = "reads pixels of another process through raw pointers")]
 
 use super::openh264_library::{Coded, LIBRARY, Library, Picture, default_params};
-use super::openh264_rate::{GuardedRate, P_QP};
+use super::openh264_rate::{GuardedRate, P_QP, Quantiser};
 use crate::bitstream::h264::{DELIMITER_BYTES, delimiter, nal_type, type_of};
 use crate::bitstream::h264_level::{self, Level, macroblocks};
 use crate::bitstream::h264_sps::Sps;
 use crate::encoder::{AccessUnitMeta, AuSink, Capabilities, EncodeInput, Encoder, LeftOut, PartKind, Parts};
 use crate::error::{EncoderError, SinkError};
 use crate::ratecontrol::guard::{Guard, Verdict};
-use crate::settings::{EncoderSettings, Gop, H264Profile, Preset, RateControl, check_bitrate};
+use crate::settings::{
+    EncoderSettings, Gop, H264Profile, MAX_BITRATE_KBPS, MAX_QP, Preset, RateControl, check_bitrate,
+};
 use openh264_sys2 as sys;
 use shm_protocol::error::FormatError;
 use shm_protocol::frame::{ChromaSiting, Codec, FieldOrder, PixelFormat, Range, VideoFormat};
@@ -59,8 +61,18 @@ pub struct OpenH264 {
     chroma: Vec<u8>,
     chroma_stride: usize,
     idr_owed: bool,
-    /// `None` without a bitrate, or switched off.
-    rate: Option<GuardedRate>,
+    rate: Rate,
+}
+
+/// Who names the quantiser.
+#[derive(Debug)]
+enum Rate {
+    /// The library by its bitrate, the guard beside it.
+    Guarded(Box<GuardedRate>),
+    /// The library by its bitrate, unguarded.
+    Free,
+    /// Whoever gives the frame, else what it was opened with.
+    Given(Quantiser),
 }
 
 /// Refuses what openh264 cannot do.
@@ -248,8 +260,8 @@ impl OpenH264 {
         let params = params(settings, level)?;
         let library = open_library(&params, settings.idr_count)?;
         let rate = match settings.rate_control.holds_bitrate() {
-            true => Some(GuardedRate::new(settings, &params)?),
-            false => None,
+            true => Rate::Guarded(Box::new(GuardedRate::new(settings, &params)?)),
+            false => Rate::Given(Quantiser::new(&params)),
         };
         let format = &settings.format;
         let (chroma, chroma_stride) = if format.pixel_format == PixelFormat::Nv12 {
@@ -264,20 +276,25 @@ impl OpenH264 {
     /// Whether frames that fit the bitrate at no quantiser are left out, each as a tombstone with
     /// [`LeftOut::RateControl`]. Off when opened; without a bitrate it changes nothing. IDR pictures are never left out.
     pub fn leave_frames_out(&mut self, leave_out: bool) {
-        if let Some(rate) = &mut self.rate {
+        if let Rate::Guarded(rate) = &mut self.rate {
             rate.leave_frames_out(leave_out);
         }
     }
 
     /// Lets the library exceed its bitrate as it likes; for comparison.
     pub fn without_guard(mut self) -> OpenH264 {
-        self.rate = None;
+        if let Rate::Guarded(_) = self.rate {
+            self.rate = Rate::Free;
+        }
         self
     }
 
     /// The guard over the bitrate, to look at.
     pub fn guard(&self) -> Option<&Guard> {
-        self.rate.as_ref().map(GuardedRate::guard)
+        match &self.rate {
+            Rate::Guarded(rate) => Some(rate.guard()),
+            Rate::Free | Rate::Given(_) => None,
+        }
     }
 
     fn check_format(&self, given: &VideoFormat) -> Result<(), EncoderError> {
@@ -339,6 +356,13 @@ impl OpenH264 {
     }
 }
 
+fn check_frame_qp(qp: u8) -> Result<(), EncoderError> {
+    if qp > MAX_QP {
+        return Err(EncoderError::Setting { setting: "qp", given: qp.to_string(), allowed: format!("0 to {MAX_QP}") });
+    }
+    Ok(())
+}
+
 fn broken(reason: &str) -> EncoderError {
     EncoderError::Bitstream { library: LIBRARY, reason: reason.to_owned() }
 }
@@ -369,7 +393,7 @@ impl Encoder for OpenH264 {
         Capabilities {
             live_bitrate: self.settings.rate_control.holds_bitrate(),
             idr_on_request: true,
-            frame_qp: false,
+            frame_qp: !self.settings.rate_control.holds_bitrate(),
             delay_frames: 0,
             pixel_formats: &PIXEL_FORMATS,
             min_size: (MIN_SIDE, MIN_SIDE),
@@ -382,11 +406,17 @@ impl Encoder for OpenH264 {
         self.check_format(frame.pixels.format())?;
         let asked_idr = frame.force_idr || self.idr_owed;
         let verdict = match &mut self.rate {
-            Some(rate) => rate.begin(&mut self.library, &frame.pixels, asked_idr)?,
-            None => Verdict::Library,
+            Rate::Guarded(rate) => rate.begin(&mut self.library, &frame.pixels, asked_idr)?,
+            Rate::Free => Verdict::Library,
+            Rate::Given(quantiser) => {
+                let qp = frame.qp.unwrap_or(self.settings.qp);
+                check_frame_qp(qp)?;
+                quantiser.tell(&mut self.library, qp)?;
+                Verdict::Qp(qp)
+            }
         };
         if verdict == Verdict::LeaveOut {
-            if let Some(rate) = &mut self.rate {
+            if let Rate::Guarded(rate) = &mut self.rate {
                 rate.left_out();
             }
             return Ok(sink.left_out(frame.key, LeftOut::RateControl)?);
@@ -397,7 +427,7 @@ impl Encoder for OpenH264 {
         let picture = self.picture(frame);
         // SAFETY: the planes lie in the mapping `PixelsRead` proved or in `self.chroma`, both untouched till then.
         let coded = unsafe { self.library.encode(&picture)? };
-        if let Some(rate) = &mut self.rate {
+        if let Rate::Guarded(rate) = &mut self.rate {
             let bits = self.library.nal_units().map(|nal| nal.len() as u64 * 8).sum();
             match coded {
                 Coded::Skipped => rate.left_out(),
@@ -417,7 +447,7 @@ impl Encoder for OpenH264 {
         written
     }
 
-    fn set_bitrate(&mut self, kbps: u32, _max_kbps: u32) -> Result<(), EncoderError> {
+    fn set_bitrate(&mut self, kbps: u32, max_kbps: u32) -> Result<(), EncoderError> {
         check_bitrate("bitrate_kbps", kbps)?;
         if !self.settings.rate_control.holds_bitrate() {
             return Err(EncoderError::Setting {
@@ -436,10 +466,15 @@ impl Encoder for OpenH264 {
         }
         let bits_per_s = library_bits_per_s(kbps, self.settings.format.fps.as_f64());
         self.library.set_bitrate(bits_per_s)?;
-        if let Some(rate) = &mut self.rate {
-            rate.set_bitrate(kbps, bits_per_s)?;
-        }
         self.settings.bitrate_kbps = kbps;
+        if self.settings.max_bitrate_kbps.max(max_kbps) > 0 {
+            // A peak below the new bitrate is no peak.
+            let peak = if max_kbps == 0 { self.settings.max_bitrate_kbps } else { max_kbps };
+            self.settings.max_bitrate_kbps = peak.max(kbps).min(MAX_BITRATE_KBPS);
+        }
+        if let Rate::Guarded(rate) = &mut self.rate {
+            rate.set_bitrate(&self.settings, bits_per_s)?;
+        }
         Ok(())
     }
 

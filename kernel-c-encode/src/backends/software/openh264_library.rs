@@ -4,6 +4,7 @@
 use crate::error::EncoderError;
 use openh264_sys2 as sys;
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::time::{Duration, Instant};
 
 /// Name in errors.
 pub const LIBRARY: &str = "openh264";
@@ -40,7 +41,14 @@ pub struct Library {
     encoder: *mut sys::ISVCEncoder,
     output: Box<sys::SFrameBSInfo>,
     coded: bool,
+    /// When it encoded last.
+    encoded: Option<Instant>,
 }
+
+/// How long the library's threads get to finish after a frame before what they use is freed. A thread that says "done"
+/// wakes the caller first and unlocks its lock afterwards (`CWelsTaskManageBase::OnTaskMinusOne`): valgrind saw that
+/// lock freed in between. The rest is a few instructions; this is time for a thread that lost its processor there.
+const THREADS_FINISH_WITHIN: Duration = Duration::from_millis(10);
 
 // SAFETY: the object has no tie to the thread that made it; its own threads synchronise inside. Every call takes
 // `&mut self`, so two threads never call at once.
@@ -83,7 +91,7 @@ impl Library {
         if encoder.is_null() {
             return Err(missing("WelsCreateSVCEncoder"));
         }
-        let mut library = Library { encoder, output: Box::default(), coded: false };
+        let mut library = Library { encoder, output: Box::default(), coded: false, encoded: None };
         // Warnings are about choices made here on purpose (no frame skipping).
         let mut level: c_int = sys::WELS_LOG_ERROR;
         library.set_option(sys::ENCODER_OPTION_TRACE_LEVEL, &mut level)?;
@@ -184,7 +192,9 @@ impl Library {
         };
         self.coded = false;
         // SAFETY: the caller vouches for the planes, which the library only reads; the output structure is ours.
-        check("EncodeFrame", unsafe { call(self.encoder, &source, &mut *self.output) })?;
+        let code = unsafe { call(self.encoder, &source, &mut *self.output) };
+        self.encoded = Some(Instant::now());
+        check("EncodeFrame", code)?;
         match self.output.eFrameType {
             sys::videoFrameTypeIDR => {
                 self.coded = true;
@@ -222,6 +232,9 @@ impl Library {
 
 impl Drop for Library {
     fn drop(&mut self) {
+        if let Some(encoded) = self.encoded {
+            std::thread::sleep(THREADS_FINISH_WITHIN.saturating_sub(encoded.elapsed()));
+        }
         if let Some(uninitialize) = self.table().Uninitialize {
             // SAFETY: the object is alive; an uninitialised one is left as it is.
             unsafe { uninitialize(self.encoder) };

@@ -10,7 +10,7 @@ use crate::error::EncoderError;
 use crate::ratecontrol::controller::CodedFrame;
 use crate::ratecontrol::guard::{Guard, Habits, Verdict};
 use crate::ratecontrol::satd::{Complexity, ComplexityMeter};
-use crate::settings::{EncoderSettings, Gop};
+use crate::settings::{EncoderSettings, Gop, RateControl};
 use openh264_sys2 as sys;
 use shm_protocol::pixels::PixelsRead;
 use std::ffi::c_int;
@@ -46,17 +46,70 @@ fn habits(settings: &EncoderSettings) -> Habits {
     }
 }
 
+/// What no second may exceed by more than the tolerance: the bitrate, or with VBR its peak.
+fn limit_kbps(settings: &EncoderSettings) -> u32 {
+    if settings.rate_control == RateControl::Variable { settings.ceiling_kbps() } else { settings.bitrate_kbps }
+}
+
+/// Tells the library its quantiser, or to choose it itself.
+#[derive(Debug)]
+pub struct Quantiser {
+    params: Box<sys::SEncParamExt>,
+    /// The mode it was opened in.
+    own_mode: sys::RC_MODES,
+    /// The quantiser it was told; `None` while it does as it was opened.
+    told: Option<u8>,
+}
+
+impl Quantiser {
+    /// For a library that was opened with `params`.
+    pub fn new(params: &sys::SEncParamExt) -> Quantiser {
+        Quantiser { params: Box::new(*params), own_mode: params.iRCMode, told: None }
+    }
+
+    /// The next frames take `qp`.
+    pub fn tell(&mut self, library: &mut Library, qp: u8) -> Result<(), EncoderError> {
+        if self.told == Some(qp) {
+            return Ok(());
+        }
+        self.params.iRCMode = sys::RC_OFF_MODE;
+        self.params.sSpatialLayers[0].iDLayerQp = c_int::from(qp);
+        library.set_params(&self.params)?;
+        // The parameters change the mode's name, the option its functions.
+        if self.told.is_none() && self.own_mode != sys::RC_OFF_MODE {
+            library.set_rate_control(sys::RC_OFF_MODE)?;
+        }
+        self.told = Some(qp);
+        Ok(())
+    }
+
+    /// The library chooses the next frames' quantiser by its own rate control.
+    fn let_go(&mut self, library: &mut Library) -> Result<(), EncoderError> {
+        if self.told.take().is_none() {
+            return Ok(());
+        }
+        self.params.iRCMode = self.own_mode;
+        library.set_params(&self.params)?;
+        library.set_rate_control(self.own_mode)
+    }
+
+    fn set_bitrate(&mut self, bits_per_s: c_int) {
+        self.params.iTargetBitrate = bits_per_s;
+        self.params.sSpatialLayers[0].iSpatialBitrate = bits_per_s;
+    }
+}
+
 /// The library's rate control with the guard beside it.
 #[derive(Debug)]
 pub struct GuardedRate {
     guard: Guard,
     meter: ComplexityMeter,
-    params: Box<sys::SEncParamExt>,
-    /// The quantiser the library was told; `None` while its own rate control is on.
-    told: Option<u8>,
+    quantiser: Quantiser,
     gop: Gop,
     /// Frames since the last IDR, that one included.
     since_idr: u32,
+    /// Of the frame judged last.
+    complexity: Complexity,
 }
 
 impl GuardedRate {
@@ -64,9 +117,10 @@ impl GuardedRate {
     pub fn new(settings: &EncoderSettings, params: &sys::SEncParamExt) -> Result<GuardedRate, EncoderError> {
         let format = &settings.format;
         let pixels = u64::from(format.width) * u64::from(format.height);
-        let guard = Guard::new(habits(settings), settings.bitrate_kbps, format.fps.as_f64(), pixels)?;
+        let guard = Guard::new(habits(settings), limit_kbps(settings), format.fps.as_f64(), pixels)?;
         let meter = ComplexityMeter::new(format)?;
-        Ok(GuardedRate { guard, meter, params: Box::new(*params), told: None, gop: settings.gop, since_idr: 0 })
+        let (quantiser, gop) = (Quantiser::new(params), settings.gop);
+        Ok(GuardedRate { guard, meter, quantiser, gop, since_idr: 0, complexity: Complexity::default() })
     }
 
     /// Decides about the next frame and tells the library.
@@ -79,11 +133,15 @@ impl GuardedRate {
         let due = matches!(self.gop, Gop::Frames(frames) if self.since_idr >= frames);
         let is_idr = asked_idr || due || self.since_idr == 0;
         // A frame of another format never gets here.
-        let complexity: Complexity = self.meter.measure(pixels).unwrap_or_default();
-        let verdict = self.guard.judge(complexity, is_idr);
+        self.complexity = self.meter.measure(pixels).unwrap_or_default();
+        let before = self.guard.in_charge();
+        let verdict = self.guard.judge(self.complexity, is_idr);
+        if before != self.guard.in_charge() {
+            tracing::debug!(guard = self.guard.in_charge(), "Who names the quantiser has changed");
+        }
         match verdict {
-            Verdict::Library => self.let_go(library)?,
-            Verdict::Qp(qp) => self.tell(library, qp)?,
+            Verdict::Library => self.quantiser.let_go(library)?,
+            Verdict::Qp(qp) => self.quantiser.tell(library, qp)?,
             Verdict::LeaveOut => {}
         }
         Ok(verdict)
@@ -96,7 +154,7 @@ impl GuardedRate {
             _ => library.last_qp()?,
         };
         self.since_idr = if idr { 1 } else { self.since_idr.saturating_add(1) };
-        self.guard.coded(CodedFrame { bits, qp, idr }, verdict);
+        self.guard.coded(self.complexity, CodedFrame { bits, qp, idr }, verdict);
         Ok(())
     }
 
@@ -110,38 +168,14 @@ impl GuardedRate {
         self.guard.leave_frames_out(leave_out);
     }
 
-    /// Follows a new bitrate: kb/s, and bit/s as the library was told.
-    pub fn set_bitrate(&mut self, kbps: u32, library_bits_per_s: c_int) -> Result<(), EncoderError> {
-        self.params.iTargetBitrate = library_bits_per_s;
-        self.params.sSpatialLayers[0].iSpatialBitrate = library_bits_per_s;
-        self.guard.set_bitrate(kbps)
+    /// Follows the new bitrate of `settings`, of which the library was told `library_bits_per_s`.
+    pub fn set_bitrate(&mut self, settings: &EncoderSettings, library_bits_per_s: c_int) -> Result<(), EncoderError> {
+        self.quantiser.set_bitrate(library_bits_per_s);
+        self.guard.set_bitrate(limit_kbps(settings))
     }
 
     /// The guard, to look at.
     pub fn guard(&self) -> &Guard {
         &self.guard
-    }
-
-    fn tell(&mut self, library: &mut Library, qp: u8) -> Result<(), EncoderError> {
-        if self.told == Some(qp) {
-            return Ok(());
-        }
-        self.params.iRCMode = sys::RC_OFF_MODE;
-        self.params.sSpatialLayers[0].iDLayerQp = c_int::from(qp);
-        library.set_params(&self.params)?;
-        if self.told.is_none() {
-            library.set_rate_control(sys::RC_OFF_MODE)?;
-        }
-        self.told = Some(qp);
-        Ok(())
-    }
-
-    fn let_go(&mut self, library: &mut Library) -> Result<(), EncoderError> {
-        if self.told.take().is_none() {
-            return Ok(());
-        }
-        self.params.iRCMode = sys::RC_BITRATE_MODE;
-        library.set_params(&self.params)?;
-        library.set_rate_control(sys::RC_BITRATE_MODE)
     }
 }

@@ -4,8 +4,10 @@
 //! lies; the library shifts the samples of P010 by itself. Threads share a picture by wavefronts, which hold no frame
 //! back. More slices than one would: the library then gives a picture out with the next one only, so they are refused.
 //!
-//! The level is chosen once, for the highest bitrate there may be: the library refuses a change of bitrate that would
-//! change it. With a bitrate the virtual buffer of `vbv_ms` is kept.
+//! A new bitrate opens the library anew at the next frame, which becomes an IDR. `x265_encoder_reconfig` takes another
+//! bitrate, says so and goes on with the old one (3.5 and 4.2, measured: from then on `Encoder::m_param` is another
+//! object than the one `RateControl` reads). The level is chosen once, for the highest bitrate there may be, so that
+//! it stays. With a bitrate the virtual buffer of `vbv_ms` is kept.
 //!
 //! Presets: "fast" is ultrafast, whose frame costs 8 times the CPU of x264's at 1080p: HEVC in software is for 720p
 //! and below on two cores. "medium" is superfast and "quality" is x265's medium.
@@ -96,6 +98,9 @@ const MATRICES: [&str; 15] = [
 #[derive(Debug)]
 pub struct X265 {
     library: Library,
+    functions: Functions,
+    /// The library has to be opened anew, for another bitrate.
+    reopen: bool,
     planar: Planar,
     settings: EncoderSettings,
     level: Level,
@@ -261,7 +266,10 @@ fn params(settings: &EncoderSettings, functions: &Functions, level: Level) -> Re
     p.set("transfer", TRANSFERS[usize::from(colour.transfer)])?;
     p.set("colormatrix", MATRICES[usize::from(colour.matrix)])?;
     p.set("chromaloc", &(colour.siting as u32).to_string())?;
-    p.set("level-idc", &level.number.to_string())?;
+    if settings.rate_control.holds_bitrate() || settings.level_idc.is_some() {
+        // Without a bitrate the library would hold that of the level: only where the level was asked for.
+        p.set("level-idc", &level.number.to_string())?;
+    }
     p.set("high-tier", "0")?;
     Ok(p)
 }
@@ -285,10 +293,12 @@ impl X265 {
         // That it is missing says more than what it would refuse.
         let functions = Functions::load(settings.bit_depth())?;
         let level = check(settings)?;
-        let library = Library::open(params(settings, &functions, level)?)?;
+        let library = Library::open(&params(settings, &functions, level)?)?;
         let format = &settings.format;
         Ok(X265 {
             library,
+            functions,
+            reopen: false,
             planar: Planar::new(format.pixel_format, format.width, format.height, false),
             settings: settings.clone(),
             level,
@@ -324,7 +334,7 @@ impl Encoder for X265 {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            live_bitrate: self.settings.rate_control.holds_bitrate(),
+            live_bitrate: false,
             idr_on_request: true,
             frame_qp: !self.settings.rate_control.holds_bitrate(),
             delay_frames: 0,
@@ -337,6 +347,10 @@ impl Encoder for X265 {
 
     fn encode(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
         self.check_format(frame.pixels.format())?;
+        if self.reopen {
+            self.library = Library::open(&params(&self.settings, &self.functions, self.level)?)?;
+            self.reopen = false;
+        }
         let planes = self.planar.planes(&frame.pixels);
         self.copied_bytes += self.planar.copied_bytes();
         let input = Input {
@@ -378,7 +392,7 @@ impl Encoder for X265 {
         if max_kbps != 0 {
             settings.max_bitrate_kbps = max_kbps.min(self.level.max_kbps);
         }
-        self.library.reconfigure(&rate(&settings))?;
+        self.reopen |= rate(&settings) != rate(&self.settings);
         self.settings = settings;
         Ok(())
     }

@@ -69,14 +69,13 @@ const LAYOUTS: [Layout; 3] = [
 ];
 
 /// Places all layouts share: `param_alloc`, `param_free`, `param_parse`, and, counted from `picture_alloc`,
-/// `picture_free`, `picture_init`, `encoder_open`, `encoder_reconfig`.
+/// `picture_free`, `picture_init`, `encoder_open`.
 const PARAM_ALLOC: usize = 0;
 const PARAM_FREE: usize = 1;
 const PARAM_PARSE: usize = 3;
 const PICTURE_FREE: usize = 1;
 const PICTURE_INIT: usize = 2;
 const ENCODER_OPEN: usize = 3;
-const ENCODER_RECONFIG: usize = 5;
 /// Functions that are read of a table: up to `encoder_close` of the newest layout.
 const FUNCTIONS: usize = 20;
 /// Fields behind `bitDepth`, bytes.
@@ -116,7 +115,6 @@ type Free = unsafe extern "C" fn(*mut c_void);
 type Parse = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> c_int;
 type PictureInit = unsafe extern "C" fn(*mut c_void, *mut c_void);
 type Open = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
-type Reconfig = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
 type Encode = unsafe extern "C" fn(*mut c_void, *mut *mut Nal, *mut u32, *mut c_void, *mut c_void) -> c_int;
 
 /// The functions for one bit depth.
@@ -130,7 +128,6 @@ pub struct Functions {
     picture_free: Free,
     picture_init: PictureInit,
     open: Open,
-    reconfig: Reconfig,
     encode: Encode,
     close: Free,
     layout: Layout,
@@ -187,7 +184,6 @@ impl Functions {
                     at(layout.picture_alloc + PICTURE_INIT),
                 ),
                 open: std::mem::transmute::<*const c_void, Open>(at(layout.picture_alloc + ENCODER_OPEN)),
-                reconfig: std::mem::transmute::<*const c_void, Reconfig>(at(layout.picture_alloc + ENCODER_RECONFIG)),
                 encode: std::mem::transmute::<*const c_void, Encode>(at(layout.encoder_encode)),
                 close: std::mem::transmute::<*const c_void, Free>(at(layout.encoder_close)),
                 layout,
@@ -336,7 +332,6 @@ impl Picture {
 pub struct Library {
     encoder: *mut c_void,
     functions: Functions,
-    param: Param,
     picture: Picture,
 }
 
@@ -349,28 +344,15 @@ impl Library {
     ///
     /// # Errors
     /// [`EncoderError::Library`] when the library refuses the parameters; it says why on standard error.
-    pub fn open(param: Param) -> Result<Library, EncoderError> {
+    pub fn open(param: &Param) -> Result<Library, EncoderError> {
         let functions = param.functions;
-        let picture = Picture::new(&param)?;
+        let picture = Picture::new(param)?;
         // SAFETY: the structure was filled by the library, which copies it.
         let encoder = unsafe { (functions.open)(param.raw) };
         if encoder.is_null() {
             return Err(failed("x265_encoder_open", -1));
         }
-        Ok(Library { encoder, functions, param, picture })
-    }
-
-    /// Changes parameters by name, from the next picture on.
-    ///
-    /// # Errors
-    /// [`EncoderError::Library`] when the library refuses.
-    pub fn reconfigure(&mut self, values: &[(&'static str, u32)]) -> Result<(), EncoderError> {
-        for (name, value) in values {
-            self.param.set(name, &value.to_string())?;
-        }
-        // SAFETY: the encoder is open and copies what may change.
-        let code = unsafe { (self.functions.reconfig)(self.encoder, self.param.raw) };
-        if code == 0 { Ok(()) } else { Err(failed("x265_encoder_reconfig", code)) }
+        Ok(Library { encoder, functions, picture })
     }
 
     /// Encodes one picture and returns its access unit, an Annex B stream; empty when nothing came out.
@@ -440,7 +422,6 @@ mod tests {
              SAME(offsetof(x265_api, picture_free), {});\n\
              SAME(offsetof(x265_api, picture_init), {});\n\
              SAME(offsetof(x265_api, encoder_open), {});\n\
-             SAME(offsetof(x265_api, encoder_reconfig), {});\n\
              SAME(offsetof(x265_api, encoder_encode), {});\n\
              SAME(offsetof(x265_api, encoder_close), {});\n\
              SAME(offsetof(x265_picture, planes), {planes});\n\
@@ -458,7 +439,6 @@ mod tests {
             place(known.picture_alloc + PICTURE_FREE),
             place(known.picture_alloc + PICTURE_INIT),
             place(known.picture_alloc + ENCODER_OPEN),
-            place(known.picture_alloc + ENCODER_RECONFIG),
             place(known.encoder_encode),
             place(known.encoder_close),
             size_of::<Nal>(),

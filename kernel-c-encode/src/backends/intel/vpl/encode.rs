@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "hands pointers to the runtime")]
 
 use super::engine::{Engine, How};
+use super::idr_id::IdrIds;
 use super::input::{Picture, Way};
 use super::library::status_name;
 use super::negotiate::{Fault, fault};
@@ -25,6 +26,8 @@ const DEVICE_PATIENCE: Duration = Duration::from_millis(600);
 const CPU_PATIENCE: Duration = Duration::from_secs(20);
 /// Pause between two tries while the device is busy: a small part of the shortest frame interval in use.
 const BUSY_PAUSE: Duration = Duration::from_micros(200);
+/// Longest single wait for a frame: an answer that never comes to one call costs this, not the whole patience.
+const WAIT_SLICE: Duration = Duration::from_millis(10);
 /// Doublings of a bitstream buffer for one frame: from the smallest in use to beyond any picture.
 const MOST_GROWTHS: u32 = 12;
 /// Smallest bitstream buffer, bytes: room for a P picture of any rate in use where a runtime says nothing; an IDR that
@@ -57,6 +60,7 @@ pub struct Vpl {
     /// Frames inside refer to one that did not get out: they are encoded anew first.
     pub(super) restart_owed: Option<String>,
     pub(super) rate_needs_idr: bool,
+    pub(super) idr_ids: IdrIds,
     /// Bytes that bitstream buffers have at the least.
     least_bytes: usize,
     copied_bytes: u64,
@@ -98,6 +102,7 @@ impl Vpl {
             since_idr: 0,
             restart_owed: None,
             rate_needs_idr: false,
+            idr_ids: IdrIds::new(settings.idr_count),
             least_bytes: LEAST_BITSTREAM_BYTES,
             copied_bytes: 0,
             way: None,
@@ -348,7 +353,7 @@ impl Vpl {
         let deadline = frame.and_then(|frame| frame.deadline).unwrap_or(until);
         loop {
             let asked = Instant::now();
-            let left = until.min(deadline).saturating_duration_since(asked);
+            let left = until.min(deadline).saturating_duration_since(asked).min(WAIT_SLICE);
             let wait_ms = left.as_micros().div_ceil(1000) as u32;
             let status = self.engine()?.sync(output.sync, wait_ms);
             match status {

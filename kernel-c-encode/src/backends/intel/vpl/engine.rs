@@ -1,11 +1,12 @@
 //! One session at work: device, encoder, input; and the calls that are made for every frame.
 #![expect(unsafe_code, reason = "calls the runtime")]
 
+use super::buffers::{Ext, Params};
 use super::display::Display;
 use super::input::Input;
 use super::library::CURE;
 use super::negotiate::{Agreed, Fault, actual, fault, negotiate};
-use super::params::{Ext, OFF, ON, Params, codec_id};
+use super::params::{OFF, ON, codec_id};
 use super::rate;
 use super::session::Session;
 use crate::error::EncoderError;

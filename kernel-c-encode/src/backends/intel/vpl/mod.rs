@@ -2,14 +2,16 @@
 //! when the backend is asked for by name.
 //!
 //! Layers, from the bottom: `library` and `display` open what is there; `session` finds an implementation;
-//! `params`, `rate` and `negotiate` agree with it on parameters; `allocator`, `imports` and `input` bring pixels in;
+//! `buffers`, `params`, `rate` and `negotiate` agree with it on parameters; `allocator`, `imports` and `input` bring pixels in;
 //! `engine` is one session at work; `encode` is the pipeline on it, `reset` its recovery, `stream` its face.
 
 mod allocator;
+mod buffers;
 mod copy;
 mod display;
 mod encode;
 mod engine;
+mod idr_id;
 mod imports;
 mod input;
 mod library;
@@ -26,14 +28,22 @@ mod tests;
 use crate::encoder::Encoder;
 use crate::error::EncoderError;
 use crate::settings::EncoderSettings;
-use shm_protocol::frame::FieldOrder;
+use shm_protocol::frame::{Codec, FieldOrder};
 
-pub use session::{Found, implementations};
+pub use session::Found;
 
 /// The name used in the configuration.
 pub const NAME: &str = "vpl";
 /// Name of the library in errors.
 pub const LIBRARY: &str = "oneVPL";
+
+/// What the dispatcher finds without any filter, for people; sizes are those for `codec`.
+///
+/// # Errors
+/// Why the dispatcher cannot be asked.
+pub fn implementations(codec: Codec) -> Result<Vec<Found>, String> {
+    session::implementations(params::codec_id(codec).map_err(|error| error.to_string())?)
+}
 
 /// Opens the encoder. `asked_for`: by its name, so that an implementation that works on the CPU is taken too.
 ///

@@ -4,8 +4,9 @@
 //! given up one by one, named; what is a promise (codec, size, pixel format, rate mode) is refused with the reason.
 #![expect(unsafe_code, reason = "calls the runtime")]
 
+use super::buffers::{Ext, Params};
 use super::library::status_name;
-use super::params::{self, Ext, ON, Params, RATE_MODES};
+use super::params::{self, ON, RATE_MODES};
 use super::rate;
 use super::session::Session;
 use crate::error::EncoderError;

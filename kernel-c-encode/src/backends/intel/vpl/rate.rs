@@ -1,7 +1,7 @@
 //! The rate-control part of `mfxVideoParam`: 16-bit fields of kb/s and kilobytes with a common multiplier.
 #![expect(unsafe_code, reason = "the fields share places in unions of integers")]
 
-use super::params::Params;
+use super::buffers::Params;
 use crate::settings::{EncoderSettings, MAX_AV1_QP, MAX_QP, RateControl};
 use onevpl_sys as vpl;
 use onevpl_sys::mfxU16;
@@ -72,7 +72,8 @@ pub fn write(params: &mut Params, settings: &EncoderSettings) {
 }
 
 fn set_bitrate(params: &mut Params, settings: &EncoderSettings, factor: u32) {
-    let scaled = |value: u32| (value / factor).clamp(1, u32::from(u16::MAX)) as mfxU16;
+    // To the nearest: at most half the multiplier off.
+    let scaled = |value: u32| ((value + factor / 2) / factor).clamp(1, u32::from(u16::MAX)) as mfxU16;
     let max_kbps = match settings.rate_control {
         RateControl::Variable => settings.ceiling_kbps().max(settings.bitrate_kbps),
         _ => settings.bitrate_kbps,

@@ -41,6 +41,9 @@ impl Vpl {
             let handed = match self.bits[output.bits].bytes() {
                 // The runtime skipped the frame to hold its bitrate.
                 Ok([]) => sink.left_out(key, LeftOut::RateControl).map(|()| false).map_err(EncoderError::from),
+                Ok(bytes) if self.settings.codec == Codec::H264 => {
+                    hand_on(LIBRARY, Codec::H264, self.idr_ids.numbered(bytes), (key, pts_ns), sink)
+                }
                 Ok(bytes) => hand_on(LIBRARY, self.settings.codec, bytes, (key, pts_ns), sink),
                 Err(error) => Err(error),
             };
@@ -48,6 +51,9 @@ impl Vpl {
             self.free_bits.push_back(output.bits);
             match handed {
                 Ok(idr) => {
+                    if idr {
+                        self.idr_ids.came_out();
+                    }
                     (self.strikes, self.idr_owed) = (0, self.idr_owed || (asked_idr && !idr));
                     self.reasons.clear();
                     if asked_idr && !idr {
@@ -69,6 +75,17 @@ impl Vpl {
             }
         }
         Ok(())
+    }
+
+    /// Takes the youngest frame back, which the runtime refused.
+    fn put_back(&mut self, slot: usize) {
+        self.order.pop_back();
+        let way = self.frames[slot].way.take();
+        if let (Some(way), Some(engine)) = (way, &mut self.engine) {
+            engine.input.done(way);
+        }
+        self.slots.release(slot);
+        self.idr_owed = true;
     }
 
     /// Waits for the oldest frame up to `until` (none: until it is given up) and hands on what is done. `false`: it is
@@ -202,7 +219,10 @@ impl Encoder for Vpl {
         match self.submit(slot, frame.memory.as_ref()) {
             Ok(()) => {}
             Err(Fault::Lost(reason)) => self.recover(reason)?,
-            Err(Fault::Refused(error)) => return Err(error),
+            Err(Fault::Refused(error)) => {
+                self.put_back(slot);
+                return Err(error);
+            }
         }
         if self.depth > 1 {
             late.and(self.sweep(sink))

@@ -1,6 +1,7 @@
 //! Parameters, without a runtime.
 
-use super::params::{self, Ext, OFF, ON, Params};
+use super::buffers::{Ext, Params};
+use super::params::{self, OFF, ON};
 use super::rate;
 use crate::settings::{EncoderSettings, Entropy, Gop, H264Profile, Preset, RateControl, X26xPreset};
 use onevpl_sys as vpl;

@@ -4,11 +4,11 @@
 //! is used; GetHDL answers where the table holds the `VASurfaceID`, which is what runtimes on VA-API expect.
 #![expect(unsafe_code, reason = "callbacks of a C library, and VA surfaces")]
 
-use super::display::Display;
+use crate::backends::intel::display::{Display, status_text};
 use libva_sys::{
     VA_FOURCC_NV12, VA_FOURCC_P010, VA_INVALID_ID, VA_RT_FORMAT_YUV420, VA_RT_FORMAT_YUV420_10,
     VA_SURFACE_ATTRIB_MEM_TYPE_DRM_PRIME_2, VA_SURFACE_ATTRIB_SETTABLE, VADRMPRIMESurfaceDescriptor,
-    VAGenericValueTypeInteger, VAGenericValueTypePointer, VAImage, VASurfaceAttrib,
+    VAGenericValueTypeInteger, VAGenericValueTypePointer, VAImage, VAStatus, VASurfaceAttrib,
     VASurfaceAttribExternalBufferDescriptor, VASurfaceAttribMemoryType, VASurfaceAttribPixelFormat,
     VASurfaceAttribType, VASurfaceID,
 };
@@ -195,6 +195,14 @@ fn integer(type_: VASurfaceAttribType, value: u32) -> VASurfaceAttrib {
 }
 
 impl Inner {
+    /// Turns a status into a result.
+    fn check(&self, call: &str, status: VAStatus) -> Result<(), String> {
+        match status {
+            0 => Ok(()),
+            status => Err(format!("{call}: {}", status_text(self.display.functions(), status))),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic under the lock leaves a table that is whole: every change of it is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -224,7 +232,7 @@ impl Inner {
         // SAFETY: an initialised display, one place for one surface, `used` attributes; the descriptor they point at
         // is borrowed until the call returns.
         let status = unsafe {
-            self.display.va().core.vaCreateSurfaces(
+            self.display.functions().vaCreateSurfaces(
                 self.display.raw(),
                 format.rt_format,
                 width,
@@ -235,7 +243,7 @@ impl Inner {
                 used,
             )
         };
-        self.display.check("vaCreateSurfaces", status)?;
+        self.check("vaCreateSurfaces", status)?;
         self.surfaces[index].store(surface, Ordering::Release);
         state.entries[index] = Some(Entry { width, height, fourcc: format.fourcc, lock: None });
         Ok(MemId(index))
@@ -248,16 +256,16 @@ impl Inner {
         }
         let mut surface = self.surfaces[id.0].swap(VA_INVALID_ID, Ordering::AcqRel);
         // SAFETY: a surface of this display that nothing uses any more: it left the table.
-        unsafe { self.display.va().core.vaDestroySurfaces(self.display.raw(), &mut surface, 1) };
+        unsafe { self.display.functions().vaDestroySurfaces(self.display.raw(), &mut surface, 1) };
     }
 
     fn end_lock(&self, lock: &Lock) -> Result<(), String> {
-        let (va, display) = (&self.display.va().core, self.display.raw());
+        let (va, display) = (self.display.functions(), self.display.raw());
         // SAFETY: the image and its buffer are those of the lock, mapped once.
         let (unmapped, destroyed) =
             unsafe { (va.vaUnmapBuffer(display, lock.image.buf), va.vaDestroyImage(display, lock.image.image_id)) };
-        self.display.check("vaUnmapBuffer", unmapped)?;
-        self.display.check("vaDestroyImage", destroyed)
+        self.check("vaUnmapBuffer", unmapped)?;
+        self.check("vaDestroyImage", destroyed)
     }
 
     /// Maps a surface; `create` allows an image apart from it, put into it at the end, where it has none of its own.
@@ -268,7 +276,7 @@ impl Inner {
             lock.holders += 1;
             return mapped(lock, entry.height);
         }
-        let (va, display) = (&self.display.va().core, self.display.raw());
+        let (va, display) = (self.display.functions(), self.display.raw());
         let surface = self.surfaces[id.0].load(Ordering::Acquire);
         let mut image = VAImage::default();
         // SAFETY: a surface of this display and a place for the image.
@@ -286,12 +294,12 @@ impl Inner {
             // SAFETY: an initialised display, a format and a place for the image.
             status = unsafe { va.vaCreateImage(display, &mut format, width, height, &mut image) };
         }
-        self.display.check(if put_back { "vaCreateImage" } else { "vaDeriveImage" }, status)?;
+        self.check(if put_back { "vaCreateImage" } else { "vaDeriveImage" }, status)?;
         let mut address = ptr::null_mut();
         // SAFETY: the buffer of an image just made.
         let status = unsafe { va.vaMapBuffer(display, image.buf, &mut address) };
         let lock = Lock { image, address: address.cast(), holders: 1, put_back };
-        let checked = self.display.check("vaMapBuffer", status).and_then(|()| mapped(&lock, entry.height));
+        let checked = self.check("vaMapBuffer", status).and_then(|()| mapped(&lock, entry.height));
         match checked {
             Ok(mapped) => {
                 entry.lock = Some(lock);
@@ -314,7 +322,7 @@ impl Inner {
             return Ok(());
         }
         if lock.put_back {
-            let (va, display) = (&self.display.va().core, self.display.raw());
+            let (va, display) = (self.display.functions(), self.display.raw());
             let surface = self.surfaces[id.0].load(Ordering::Acquire);
             // SAFETY: image and surface are of this display and of the same size; an image is unmapped before it is put.
             let status = unsafe {
@@ -325,7 +333,7 @@ impl Inner {
                 va.vaDestroyImage(display, lock.image.image_id);
                 put
             };
-            return self.display.check("vaPutImage", status);
+            return self.check("vaPutImage", status);
         }
         self.end_lock(&lock)
     }

@@ -2,13 +2,13 @@
 #![expect(unsafe_code, reason = "calls the runtime")]
 
 use super::buffers::{Ext, Params};
-use super::display::Display;
 use super::input::Input;
 use super::library::CURE;
 use super::negotiate::{Agreed, Fault, actual, fault, negotiate};
 use super::params::{OFF, ON, codec_id};
 use super::rate;
 use super::session::Session;
+use crate::backends::intel::display::{Display, NoDisplay};
 use crate::error::EncoderError;
 use crate::settings::EncoderSettings;
 use onevpl_sys as vpl;
@@ -79,7 +79,7 @@ impl Engine {
         check_size(&session, settings).map_err(plain)?;
         let mut input = choose_input(&mut session, settings, how, surfaces).map_err(|error| match error {
             InputError::Setting(error) => plain(error),
-            InputError::Device(reason) => unavailable(reason),
+            InputError::Device(missing) => plain(missing.unavailable(super::NAME)),
         })?;
         if let Input::Video(video) = &mut input {
             // SAFETY: an open session; the callbacks live as long as the input, which outlives the session.
@@ -208,7 +208,7 @@ fn check_size(session: &Session, settings: &EncoderSettings) -> Result<(), Encod
 
 enum InputError {
     Setting(EncoderError),
-    Device(String),
+    Device(NoDisplay),
 }
 
 fn choose_input(
@@ -227,17 +227,17 @@ fn choose_input(
             })),
         };
     }
-    let opened = Display::open(settings.device.as_deref()).and_then(|display| {
+    let opened = Display::open_first(settings.device.as_deref(), |display| {
         session.set_display(&display)?;
         Ok(display)
     });
     match opened {
         Ok(display) if surfaces => Ok(Input::video(Arc::new(display), how.import)),
         Ok(display) => Ok(Input::system_on(Arc::new(display), "the runtime takes no surfaces".to_owned())),
-        Err(reason) if settings.device.is_some() => Err(InputError::Device(reason)),
-        Err(reason) => {
-            tracing::warn!(reason, "No VA display: the runtime has to find its device by itself");
-            Ok(Input::system(format!("no VA display: {reason}")))
+        Err(missing) if settings.device.is_some() => Err(InputError::Device(missing)),
+        Err(missing) => {
+            tracing::warn!(reason = %missing, "No VA display: the runtime has to find its device by itself");
+            Ok(Input::system(format!("no VA display: {missing}")))
         }
     }
 }

@@ -2,10 +2,10 @@
 #![expect(unsafe_code, reason = "hands pointers of mapped frames to a library")]
 
 use super::allocator::{Allocator, MemId, SurfaceFormat, set_pitch};
-use super::copy;
-use super::display::Display;
 use super::imports::{ImportId, Imports};
 use super::params::SIDE_ALIGN;
+use crate::backends::intel::copy::{Plane, copy_plane};
+use crate::backends::intel::display::Display;
 use crate::encoder::{EncodeInput, FrameMemory};
 use onevpl_sys::mfxFrameSurface1;
 use shm_protocol::frame::{PixelFormat, VideoFormat};
@@ -47,9 +47,25 @@ impl Picture {
             let visible = pixel_format.rows(plane, self.format.height) as usize;
             let padded = pixel_format.rows(plane, padded_rows) as usize;
             let padded_bytes = pixel_format.row_bytes(plane, padded_width) as usize;
-            let from = (self.planes[plane], self.format.planes[plane].stride as usize);
-            // SAFETY: the visible rows lie in the mapping (`PixelsRead`), `padded` rows in the target (by the caller).
-            unsafe { copy::rows(from, (planes[plane], pitches[plane]), row_bytes, visible, padded) };
+            let from_stride = self.format.planes[plane].stride as usize;
+            let rows = Plane {
+                from: self.planes[plane],
+                from_stride,
+                to: planes[plane],
+                to_stride: pitches[plane],
+                row_bytes,
+                rows: visible,
+            };
+            // SAFETY: the visible rows lie in the mapping (`PixelsRead`) and in the target (by the caller), which is
+            // ours alone.
+            unsafe { copy_plane(&rows) };
+            for y in visible..padded {
+                // SAFETY: the last visible row of the source, and a row of the target (by the caller).
+                unsafe {
+                    let (from, to) = (rows.from.add((visible - 1) * from_stride), rows.to.add(y * rows.to_stride));
+                    copy_plane(&Plane { from, to, rows: 1, ..rows });
+                }
+            }
             if padded_bytes > row_bytes && padded_bytes <= pitches[plane] {
                 let pixel = pixel_bytes(pixel_format, plane);
                 for y in 0..padded.max(visible) {

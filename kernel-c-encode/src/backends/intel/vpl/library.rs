@@ -1,12 +1,10 @@
-//! The dispatcher `libvpl.so.2` and libva, opened once for the life of the process, and the names of their answers.
+//! The dispatcher `libvpl.so.2`, opened once for the life of the process, and the names of its answers.
 //!
-//! Neither is ever closed: a driver may have threads that outlive its session, above all after a hang.
-#![expect(unsafe_code, reason = "opens C libraries and reads their texts")]
+//! It is never closed: a driver may have threads that outlive its session, above all after a hang.
+#![expect(unsafe_code, reason = "opens a C library")]
 
-use libva_sys::Functions;
 use onevpl_sys as vpl;
 use onevpl_sys::{Dispatcher, mfxStatus};
-use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
 
 /// What makes oneVPL usable.
@@ -76,67 +74,6 @@ fn load_dispatcher() -> Result<Vpl, String> {
     }
 }
 
-/// libva and its opener of render nodes.
-pub struct Va {
-    /// `libva.so.2`.
-    pub core: Functions,
-    /// `libva-drm.so.2`.
-    pub drm: Functions,
-}
-
-impl std::fmt::Debug for Va {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Va")
-    }
-}
-
-/// libva.
-///
-/// # Errors
-/// Why it cannot be used.
-pub fn va() -> Result<&'static Va, String> {
-    static LOADED: OnceLock<Result<Va, String>> = OnceLock::new();
-    LOADED.get_or_init(load_va).as_ref().map_err(Clone::clone)
-}
-
-fn load_va() -> Result<Va, String> {
-    let open = |name: &'static str| {
-        // SAFETY: loading runs the library's initialisers, which is what loading Debian's libva is.
-        unsafe { Functions::new(name) }.map_err(|error| format!("{name} is not installed ({error})"))
-    };
-    let (core, drm) = (open(libva_sys::LIBRARY)?, open(libva_sys::DRM_LIBRARY)?);
-    let missing = [
-        ("vaGetDisplayDRM", drm.vaGetDisplayDRM.is_err()),
-        ("vaInitialize", core.vaInitialize.is_err()),
-        ("vaTerminate", core.vaTerminate.is_err()),
-        ("vaErrorStr", core.vaErrorStr.is_err()),
-        ("vaQueryVendorString", core.vaQueryVendorString.is_err()),
-        ("vaSetErrorCallback", core.vaSetErrorCallback.is_err()),
-        ("vaSetInfoCallback", core.vaSetInfoCallback.is_err()),
-        ("vaCreateSurfaces", core.vaCreateSurfaces.is_err()),
-        ("vaDestroySurfaces", core.vaDestroySurfaces.is_err()),
-        ("vaDeriveImage", core.vaDeriveImage.is_err()),
-        ("vaCreateImage", core.vaCreateImage.is_err()),
-        ("vaPutImage", core.vaPutImage.is_err()),
-        ("vaDestroyImage", core.vaDestroyImage.is_err()),
-        ("vaMapBuffer", core.vaMapBuffer.is_err()),
-        ("vaUnmapBuffer", core.vaUnmapBuffer.is_err()),
-    ];
-    match missing.into_iter().find(|(_, missing)| *missing) {
-        Some((name, _)) => Err(format!("libva has no {name}: allowed is libva 2.12 or newer")),
-        None => Ok(Va { core, drm }),
-    }
-}
-
-/// A C string of a library, as text.
-pub fn text(pointer: *const c_char) -> String {
-    if pointer.is_null() {
-        return String::new();
-    }
-    // SAFETY: the libraries answer zero-terminated constant strings.
-    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
-}
-
 /// The name of a status, as in the headers.
 pub const fn status_name(status: mfxStatus) -> &'static str {
     match status {
@@ -180,6 +117,5 @@ mod tests {
     fn a_status_has_the_name_of_the_headers() {
         assert_eq!(status_name(-21), "MFX_ERR_GPU_HANG");
         assert_eq!(status_name(-777), "an unknown status");
-        assert_eq!(text(std::ptr::null()), "");
     }
 }

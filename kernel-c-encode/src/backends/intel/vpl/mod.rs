@@ -1,14 +1,12 @@
 //! Intel's oneVPL: a session on a hardware implementation through the dispatcher; on one that works on the CPU only
 //! when the backend is asked for by name.
 //!
-//! Layers, from the bottom: `library` and `display` open what is there; `session` finds an implementation;
+//! Layers, from the bottom: `library` opens what is there; `session` finds an implementation;
 //! `buffers`, `params`, `rate` and `negotiate` agree with it on parameters; `allocator`, `imports` and `input` bring pixels in;
 //! `engine` is one session at work; `encode` is the pipeline on it, `reset` its recovery, `stream` its face.
 
 mod allocator;
 mod buffers;
-mod copy;
-mod display;
 mod encode;
 mod engine;
 mod idr_id;

@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "calls the dispatcher and reads the descriptions it answers")]
 
 use super::library::{Vpl, dispatcher, status_name};
+use crate::backends::intel::display::Display;
 use onevpl_sys as vpl;
 use onevpl_sys::{mfxImplDescription, mfxLoader, mfxSession, mfxU32, mfxVariant};
 use std::ptr;
@@ -206,7 +207,7 @@ impl Session {
     ///
     /// # Errors
     /// What the runtime said.
-    pub fn set_display(&mut self, display: &super::display::Display) -> Result<(), String> {
+    pub fn set_display(&mut self, display: &Display) -> Result<(), String> {
         // SAFETY: an open session and an initialised display, which its owner keeps until the session is closed.
         let status = unsafe { self.vpl.MFXVideoCORE_SetHandle(self.raw, vpl::MFX_HANDLE_VA_DISPLAY, display.raw()) };
         match status {

@@ -12,12 +12,17 @@ use kernel_c_encode::bitstream::h264::{SliceHeader, nal_type, type_of};
 use kernel_c_encode::bitstream::h264_sps::Sps;
 use kernel_c_encode::encoder::{EncodeInput, Key, PartKind};
 use kernel_c_encode::settings::{EncoderSettings, Gop, RateControl};
-use shm_protocol::frame::{Codec, Colour};
+use shm_protocol::frame::{Codec, Colour, PixelFormat, Rational, VideoFormat};
 use shm_protocol::pixels::PixelsRead;
 use std::time::Duration;
 use va_fixture::environment::need;
 
 const FRAMES: u64 = 90;
+
+/// A format with these pixels.
+fn of(pixel_format: PixelFormat, width: u32, height: u32) -> VideoFormat {
+    VideoFormat::packed(pixel_format, width, height, Rational::new(FPS, 1).unwrap(), Colour::BT709_LIMITED).unwrap()
+}
 
 fn idrs(sink: &Keep) -> Vec<u64> {
     sink.units().iter().filter(|(meta, _)| meta.idr).map(|(meta, _)| meta.key.source_id - 1000).collect()
@@ -75,6 +80,82 @@ fn ninety_frames_of_h264_decode_in_every_rate_mode() {
             );
         }
     }
+}
+
+#[test]
+fn ninety_frames_of_hevc_decode_with_eight_and_ten_bits() {
+    let test = "ninety_frames_of_hevc_decode_with_eight_and_ten_bits";
+    if !need(test, &["ffmpeg"]) {
+        return;
+    }
+    for low_delay_b in ["no", "yes"] {
+        for pixel_format in [PixelFormat::Nv12, PixelFormat::P010] {
+            for rate in [RateControl::Constant, RateControl::ConstantQp] {
+                let case = format!("{pixel_format:?} {} {low_delay_b}", rate.name());
+                let machine = [("QUAD_VA_FIXTURE_LOW_DELAY_B", low_delay_b)];
+                let body = || {
+                    let mut settings = settings(Codec::Hevc, (642, 362), rate);
+                    settings.format = of(pixel_format, 642, 362);
+                    ninety_frames(&settings, ".h265");
+                };
+                on_a_machine(test, &case, &machine, body, nothing_refused);
+            }
+        }
+    }
+}
+
+#[test]
+fn ninety_frames_of_av1_decode_with_eight_and_ten_bits() {
+    let test = "ninety_frames_of_av1_decode_with_eight_and_ten_bits";
+    if !need(test, &["ffmpeg"]) {
+        return;
+    }
+    for pixel_format in [PixelFormat::Nv12, PixelFormat::P010] {
+        for rate in [RateControl::Constant, RateControl::ConstantQp] {
+            let case = format!("{pixel_format:?} {}", rate.name());
+            let body = || {
+                let mut settings = settings(Codec::Av1, (642, 362), rate);
+                settings.format = of(pixel_format, 642, 362);
+                settings.qp = 120;
+                match open(&settings) {
+                    Ok(_) => ninety_frames(&settings, ".obu"),
+                    // Debian's SVT-AV1 is older than what the driver can code with.
+                    Err(error) => println!("SKIPPED {test}: {error}"),
+                }
+            };
+            on_a_machine(test, &case, &[], body, |lines| {
+                assert_eq!(refused(lines), Vec::<serde_json::Value>::new());
+            });
+        }
+    }
+}
+
+#[test]
+fn hevc_tiles_are_taken_or_slices_stand_in() {
+    let test = "hevc_tiles_are_taken_or_slices_stand_in";
+    let body = || {
+        let mut settings = settings(Codec::Hevc, (1024, 256), RateControl::Constant);
+        (settings.tile_columns, settings.tile_rows) = (2, 2);
+        let sink = run(&mut *open(&settings).unwrap(), &settings.format, 4, &[], 8);
+        assert_eq!(keys(&sink), [0, 1, 2, 3]);
+        settings.tile_columns = 5;
+        let error = open(&settings).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("tile_columns = 5") && error.contains("0 to 4 for a width of 1024"), "{error}");
+    };
+    on_a_machine(test, "tiles", &[], body, nothing_refused);
+    on_a_machine(test, "slices", &[("QUAD_VA_FIXTURE_TILES", "no")], body, nothing_refused);
+}
+
+#[test]
+fn intra_refresh_is_asked_for_picture_by_picture() {
+    let test = "intra_refresh_is_asked_for_picture_by_picture";
+    let body = || {
+        let mut settings = settings(Codec::H264, (640, 360), RateControl::Constant);
+        settings.intra_refresh = true;
+        let sink = run(&mut *open(&settings).unwrap(), &settings.format, 40, &[20], 8);
+        assert_eq!(idrs(&sink), [0, 20]);
+    };
+    on_a_machine(test, "", &[], body, nothing_refused);
 }
 
 #[test]

@@ -175,12 +175,11 @@ fn the_bitrate_follows_its_setting_within_a_second_on_hard_content_without_an_id
 #[test]
 fn vbr_is_held_to_its_peak_only() {
     let base = settings(320, 180, 1000, Gop::Infinite);
-    let settings = EncoderSettings { rate_control: RateControl::Variable, max_bitrate_kbps: 1500, ..base };
+    let settings = EncoderSettings { rate_control: RateControl::Variable, max_bitrate_kbps: 1200, ..base };
     let (encoder, with, without) = both(&settings, 90, &[], |_| 64);
-    let (held, free) = (fullest_second(&sizes(&with), 1500), fullest_second(&sizes(&without), 1500));
+    let (held, free) = (fullest_second(&sizes(&with), 1200), fullest_second(&sizes(&without), 1200));
     println!("of the peak: {held:.3} with, {free:.3} without");
-    // 1.64 of the bitrate is 1.09 of this peak.
-    assert!(free > 1.05 && held <= 1.1, "{held:.3} with, {free:.3} without");
+    assert!(free > 1.1 && held <= 1.1, "{held:.3} with, {free:.3} without");
     assert!(fullest_second(&sizes(&with), 1000) > 1.1);
-    assert_eq!(encoder.guard().unwrap().controller().frame_bits(), 50_000.0);
+    assert_eq!(encoder.guard().unwrap().controller().frame_bits(), 40_000.0);
 }

@@ -12,7 +12,8 @@
 //!   it foretells the bits of an IDR within a factor of 1.5, where SATD of the small picture errs by 4: what is left
 //!   after prediction from the neighbouring samples is what intra coding writes (docs/rate-control.md has the figures).
 //!
-//! One frame costs one read of every fourth row.
+//! Of large pictures a part of the blocks is measured, evenly spread and the same in every frame, so that the cost stops
+//! growing with the size: docs/rate-control.md has the time.
 #![expect(unsafe_code, reason = "reads pixels of another process through raw pointers")]
 
 use crate::error::EncoderError;
@@ -45,6 +46,10 @@ impl Complexity {
     }
 }
 
+/// Blocks measured at the most: with five hundred, chance moves the sum by four per cent where a block's cost deviates by
+/// as much as the mean, which the margin of the controller holds easily.
+const MAX_BLOCKS: usize = 512;
+
 /// Measures frames of one format, one after the other. Allocates when made, never later.
 #[derive(Debug)]
 pub struct ComplexityMeter {
@@ -52,11 +57,11 @@ pub struct ComplexityMeter {
     height: usize,
     /// Bytes of a luma sample: 1, or 2 of which the high one counts.
     sample_bytes: usize,
-    columns: usize,
-    rows: usize,
-    current: Vec<u8>,
-    previous: Vec<u8>,
-    /// Whether `previous` holds a frame.
+    /// Upper left corners of the blocks measured, pixels of the frame.
+    corners: Box<[(u32, u32)]>,
+    /// The transformed blocks of the frame before: the transform of a difference is the difference of the transforms.
+    before: Box<[Block]>,
+    /// Whether `before` holds a frame.
     follows: bool,
 }
 
@@ -80,11 +85,18 @@ impl ComplexityMeter {
             }
         };
         let (width, height) = (format.width as usize, format.height as usize);
-        let columns = width.div_ceil(SCALE).div_ceil(SIDE);
-        let rows = height.div_ceil(SCALE).div_ceil(SIDE);
-        let samples = columns * rows * SIDE * SIDE;
-        let (current, previous) = (vec![0; samples], vec![0; samples]);
-        Ok(ComplexityMeter { width, height, sample_bytes, columns, rows, current, previous, follows: false })
+        let (columns, rows) = (width.div_ceil(SCALE * SIDE), height.div_ceil(SCALE * SIDE));
+        let every = (columns * rows).div_ceil(MAX_BLOCKS);
+        // Rows are shifted against each other by an odd number near the golden section of the step: no stripes.
+        let shift = (every * 5 / 8) | 1;
+        let mut corners = Vec::new();
+        for row in 0..rows {
+            for column in (0..columns).filter(|column| (column + row * shift).is_multiple_of(every)) {
+                corners.push(((column * SCALE * SIDE) as u32, (row * SCALE * SIDE) as u32));
+            }
+        }
+        let before = vec![[[0; SIDE]; SIDE]; corners.len()].into_boxed_slice();
+        Ok(ComplexityMeter { width, height, sample_bytes, corners: corners.into(), before, follows: false })
     }
 
     /// Takes the next frame for the first one: nothing before it counts.
@@ -101,96 +113,71 @@ impl ComplexityMeter {
         if !luma_plane || (format.width as usize, format.height as usize, sample_bytes) != known {
             return None;
         }
-        std::mem::swap(&mut self.current, &mut self.previous);
-        let detail = self.sample(pixels);
-        let (mut alone, mut inter) = (0u64, 0u64);
-        let stride = self.columns * SIDE;
-        for row in 0..self.rows {
-            for column in 0..self.columns {
-                let at = row * SIDE * stride + column * SIDE;
-                let now = block(&self.current[at..], stride);
-                let own = without_mean(&hadamard(&now));
-                alone += u64::from(own);
-                inter += u64::from(if self.follows {
-                    let before = block(&self.previous[at..], stride);
-                    magnitude(&hadamard(&difference(&now, &before))).min(own)
-                } else {
-                    own
-                });
-            }
+        let (mut alone, mut inter, mut detail) = (0u64, 0u64, 0u64);
+        for (corner, before) in self.corners.iter().zip(&mut self.before) {
+            let (block, block_detail) = sample(pixels, sample_bytes, (corner.0 as usize, corner.1 as usize));
+            let now = hadamard(&block);
+            let own = without_mean(&now);
+            alone += u64::from(own);
+            inter += u64::from(if self.follows { difference(&now, before).min(own) } else { own });
+            detail += u64::from(block_detail);
+            *before = now;
         }
         self.follows = true;
-        let samples = (self.columns * self.rows * SIDE * SIDE) as f64;
-        let per_sample = (self.width * self.height) as f64 / samples / GAIN;
+        let samples = (self.corners.len() * SIDE * SIDE).max(1) as f64;
+        let per_sample = (self.width * self.height) as f64 / samples;
         let fresh = if alone == 0 { 0.0 } else { inter as f64 / alone as f64 };
-        Some(Complexity { intra: detail, inter: inter as f64 * per_sample, fresh })
-    }
-
-    /// Fills `current`; right of and below the picture its last sample goes on. Returns the sum over the whole frame of
-    /// the differences to the right neighbour.
-    fn sample(&mut self, pixels: &PixelsRead<'_>) -> f64 {
-        let mut detail = 0u64;
-        let mut sampled_rows = 0usize;
-        let source_stride = pixels.format().planes[0].stride as usize;
-        let whole = self.width / SCALE;
-        let last = self.width - 1;
-        let stride = self.columns * SIDE;
-        for (y, row) in self.current.chunks_exact_mut(stride).enumerate() {
-            // The second or third of four, in turn; the same ones in every frame.
-            let phase = 1 + (y & 1);
-            let source_y = (y * SCALE + phase).min(self.height - 1);
-            // SAFETY: source_y is below the visible height, so the row lies within the plane `PixelsRead` proved mapped.
-            let source = unsafe { pixels.plane(0).add(source_y * source_stride) };
-            let (inside, outside) = row.split_at_mut(whole);
-            let mut row_detail = 0u32;
-            if self.sample_bytes == 1 {
-                let shift = 8 * phase as u32;
-                for (x, sample) in inside.iter_mut().enumerate() {
-                    // SAFETY: bytes 4x to 4x + 3 lie within the visible width, x being below width / 4.
-                    let four = u32::from_le_bytes(unsafe { source.add(x * SCALE).cast::<[u8; 4]>().read() });
-                    *sample = (four >> shift) as u8;
-                    row_detail += u32::from(sample.abs_diff((four >> (shift + 8)) as u8));
-                }
-            } else {
-                let shift = 16 * phase as u32 + 8;
-                for (x, sample) in inside.iter_mut().enumerate() {
-                    // SAFETY: the four 16-bit samples 4x to 4x + 3 lie within the visible width.
-                    let four = u64::from_le_bytes(unsafe { source.add(x * SCALE * 2).cast::<[u8; 8]>().read() });
-                    *sample = (four >> shift) as u8;
-                    row_detail += u32::from(sample.abs_diff((four >> (shift + 16)) as u8));
-                }
-            }
-            if y * SCALE < self.height {
-                detail += u64::from(row_detail);
-                sampled_rows += 1;
-            }
-            // SAFETY: the last visible sample of the row; its high byte where it has two.
-            let edge = unsafe { source.add(last * self.sample_bytes + self.sample_bytes - 1).read() };
-            outside.fill(edge);
-        }
-        let samples = (whole * sampled_rows).max(1) as f64;
-        detail as f64 * (self.width * self.height) as f64 / samples
+        Some(Complexity { intra: detail as f64 * per_sample, inter: inter as f64 * per_sample / GAIN, fresh })
     }
 }
 
-fn block(samples: &[u8], stride: usize) -> Block {
+/// The samples of the block whose upper left corner is at `corner`, and the sum of their differences to their right
+/// neighbours. Right of and below the picture its last samples go on.
+fn sample(pixels: &PixelsRead<'_>, sample_bytes: usize, corner: (usize, usize)) -> (Block, u32) {
+    let format = pixels.format();
+    let (width, height) = (format.width as usize, format.height as usize);
+    let stride = format.planes[0].stride as usize;
+    let (left, top) = corner;
     let mut block = [[0; SIDE]; SIDE];
-    for (to, from) in block.iter_mut().zip(samples.chunks(stride)) {
-        for (to, from) in to.iter_mut().zip(&from[..SIDE]) {
-            *to = i16::from(*from);
+    let mut detail = 0;
+    for (y, row) in block.iter_mut().enumerate() {
+        // The second or third of four, in turn; the same ones in every frame.
+        let phase = 1 + (y & 1);
+        let source_y = (top + y * SCALE + phase).min(height - 1);
+        // SAFETY: source_y is below the visible height, so the row lies within the plane `PixelsRead` proved mapped.
+        let source = unsafe { pixels.plane(0).add(source_y * stride) };
+        if left + SIDE * SCALE <= width && sample_bytes == 1 {
+            // SAFETY: 32 samples from `left` on lie within the visible width: a byte each.
+            let bytes = unsafe { source.add(left).cast::<[u8; SIDE * SCALE]>().read() };
+            for (sample, four) in row.iter_mut().zip(bytes.as_chunks::<SCALE>().0) {
+                *sample = i16::from(four[phase]);
+                detail += u32::from(four[phase].abs_diff(four[phase + 1]));
+            }
+        } else {
+            let at = |x: usize| {
+                let x = x.min(width - 1);
+                // SAFETY: x is below the visible width; the high byte where a sample has two.
+                unsafe { source.add(x * sample_bytes + sample_bytes - 1).read() }
+            };
+            for (x, sample) in row.iter_mut().enumerate() {
+                let (here, right) = (at(left + x * SCALE + phase), at(left + x * SCALE + phase + 1));
+                *sample = i16::from(here);
+                detail += u32::from(here.abs_diff(right));
+            }
         }
     }
-    block
+    (block, detail)
 }
 
-fn difference(a: &Block, b: &Block) -> Block {
-    let mut out = [[0; SIDE]; SIDE];
-    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-            *out = a - b;
+/// SATD of the difference of two blocks, from their transforms.
+fn difference(a: &Block, b: &Block) -> u32 {
+    let mut sums = [0u32; SIDE];
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += u32::from(a.abs_diff(*b));
         }
     }
-    out
+    sums.iter().sum()
 }
 
 /// Butterflies down the columns: eight lanes at a time.
@@ -215,8 +202,8 @@ fn transpose(block: &Block) -> Block {
     out
 }
 
-/// The 8 × 8 Hadamard transform without normalisation. Samples of 9 bits and sign give at most 255 × 64 = 16320, which
-/// an `i16` holds.
+/// The 8 × 8 Hadamard transform without normalisation. Samples of 8 bits give at most 255 × 64 = 16320, which an
+/// `i16` holds.
 fn hadamard(block: &Block) -> Block {
     let mut work = *block;
     columns(&mut work);
@@ -363,6 +350,25 @@ mod tests {
         assert!((0.1..0.3).contains(&little), "{little}");
         let cut = measure(&mut meter, &format, &scene(2, 0)).fresh;
         assert!(cut > 0.95, "{cut}");
+    }
+
+    #[test]
+    fn of_a_large_picture_a_part_stands_for_the_whole() {
+        let whole = format(PixelFormat::Nv12, 640, 352);
+        let large = format(PixelFormat::Nv12, 3840, 2160);
+        let blocks = |format: &VideoFormat| ComplexityMeter::new(format).unwrap().corners.len();
+        assert_eq!(blocks(&whole), 20 * 11);
+        assert!((MAX_BLOCKS - 60..=MAX_BLOCKS + 60).contains(&blocks(&large)), "{}", blocks(&large));
+        // Half of the picture is noise, the other half flat.
+        let per_pixel = |format: &VideoFormat| {
+            let mut meter = ComplexityMeter::new(format).unwrap();
+            let bytes = frame(format, |x, y| if x < format.width / 2 { noise(x, y, 3) } else { 80 });
+            let seen = measure(&mut meter, format, &bytes);
+            [seen.intra, seen.inter].map(|cost| cost / f64::from(format.width * format.height))
+        };
+        for (part, all) in per_pixel(&large).into_iter().zip(per_pixel(&whole)) {
+            assert!((part / all - 1.0).abs() < 0.05, "{part} and {all}");
+        }
     }
 
     #[test]

@@ -212,6 +212,14 @@ mod tests {
     }
 
     #[test]
+    fn a_header_that_svt_av1_made_is_read() {
+        // SVT-AV1 1.4.1, 640×360, 8 bit: level 3.0.
+        let header = [0, 0, 0, 0x24, 0xc4, 0xff, 0x67, 0x3e, 0xfe, 0x40, 0x10];
+        let expected = SequenceHeader { profile: 0, level_idx: 4, tier: 0, bit_depth: 8 };
+        assert_eq!(SequenceHeader::parse(&header), Some(expected));
+    }
+
+    #[test]
     fn a_header_that_ends_too_soon_is_none() {
         let whole = fields(&[&[(3, 0), (1, 0), (1, 0), (1, 0), (1, 0), (5, 0), (12, 0), (5, 4)][..], &REST].concat());
         // The depth is known with the flag in the last but one byte.

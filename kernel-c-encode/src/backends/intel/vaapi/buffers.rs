@@ -207,7 +207,7 @@ impl Refresh {
     /// Adds the band's place in the picture `since_idr` frames behind the last IDR.
     pub fn add(&self, since_idr: u32, buffers: &mut Buffers, maker: Maker<'_>) -> Answer<()> {
         let steps = self.units.div_ceil(self.size);
-        let at = (since_idr.wrapping_sub(1) % steps) * self.size;
+        let at = (since_idr.saturating_sub(1) % steps) * self.size;
         let mut flags = va::_VAEncMiscParameterRIR__bindgen_ty_1__bindgen_ty_1::default();
         if self.column {
             flags.set_enable_rir_column(1);

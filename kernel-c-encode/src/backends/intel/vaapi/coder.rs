@@ -59,10 +59,8 @@ impl Stream {
         if now.tell_rate {
             self.rate.add(buffers, maker)?;
         }
-        match &self.refresh {
-            Some(refresh) if !now.idr => refresh.add(now.since_idr, buffers, maker),
-            _ => Ok(()),
-        }
+        // Also with an IDR, which is all intra anyway: some encoders take the band as a change of the stream otherwise.
+        self.refresh.as_ref().map_or(Ok(()), |refresh| refresh.add(now.since_idr, buffers, maker))
     }
 }
 

@@ -33,7 +33,7 @@ fn backends() -> impl Iterator<Item = (&'static str, Codec)> {
 }
 
 #[test]
-fn the_whole_suite_holds_for_vpl_on_a_device_and_on_the_cpu() {
+fn the_whole_suite_holds_for_vpl_posing_as_a_device_and_on_the_cpu() {
     use common::vpl::{Machine, machine};
     if std::env::var(ONLY).is_ok() {
         return;

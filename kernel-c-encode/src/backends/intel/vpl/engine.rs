@@ -86,11 +86,13 @@ impl Engine {
             let status =
                 unsafe { session.vpl().MFXVideoCORE_SetFrameAllocator(session.raw(), video.allocator.callbacks()) };
             if status < vpl::MFX_ERR_NONE {
+                drop(session);
+                drop(input);
                 return Err((fault("MFXVideoCORE_SetFrameAllocator", status), true));
             }
         }
         let video = input.is_video();
-        // On failure `session` ends before `input`: locals are dropped last made first, so that it is put in order.
+        // On failure, too, the session ends before its surfaces and its device; locals would go the other way round.
         let agreed = match negotiate(&mut session, settings, video) {
             Ok(agreed) => agreed,
             Err(fault) => {

@@ -5,12 +5,12 @@
 mod common;
 mod fixture;
 
-use common::{FPS, Keep, encode, nv12, run};
+use common::{FPS, Keep, Out, encode, nv12, run};
 use fixture::{any, calls, decoded, nothing_refused, on_a_machine, open, refused};
 use kernel_c_encode::bitstream::annexb::nal_units;
 use kernel_c_encode::bitstream::h264::{SliceHeader, nal_type, type_of};
 use kernel_c_encode::bitstream::h264_sps::Sps;
-use kernel_c_encode::encoder::{EncodeInput, Key, PartKind};
+use kernel_c_encode::encoder::{EncodeInput, Key, LeftOut, PartKind};
 use kernel_c_encode::settings::{EncoderSettings, Gop, RateControl};
 use shm_protocol::frame::{Codec, Colour, PixelFormat, Rational, VideoFormat};
 use shm_protocol::pixels::PixelsRead;
@@ -366,4 +366,46 @@ fn segments_are_joined_and_images_stand_in_where_no_surface_can_be_mapped() {
         },
         |lines| assert_eq!(calls(lines, "vaDeriveImage").len(), 1, "asked once"),
     );
+}
+
+#[test]
+fn a_unit_the_ring_cannot_hold_is_told_and_the_stream_goes_on_with_an_idr() {
+    let test = "a_unit_the_ring_cannot_hold_is_told_and_the_stream_goes_on_with_an_idr";
+    for depth in [1, 4] {
+        let body = || {
+            let settings =
+                EncoderSettings { async_depth: depth, ..settings(Codec::H264, (320, 180), RateControl::Constant) };
+            let mut encoder = open(&settings).unwrap();
+            let mut sink = Keep::default();
+            let mut refused = 0;
+            for index in 0..20 {
+                // The frame that comes out with frame 9 does not fit.
+                sink.limit = if index == 9 { 10 } else { usize::MAX };
+                let encoded = encode(&mut *encoder, &settings.format, index, false, 8, &mut sink);
+                refused += u32::from(encoded.is_err());
+            }
+            encoder.flush(&mut sink).unwrap();
+            assert_eq!(refused, 1);
+            let out: Vec<(u64, bool)> = sink
+                .out
+                .iter()
+                .map(|out| match out {
+                    Out::Unit(meta, _) => (meta.key.source_id - 1000, true),
+                    Out::Left(key, LeftOut::TooLarge) => (key.source_id - 1000, false),
+                    Out::Left(key, reason) => panic!("{key:?} was left out: {reason:?}"),
+                })
+                .collect();
+            let lost = 9 - (u64::from(depth) - 1);
+            assert_eq!(
+                out,
+                (0..20).map(|index| (index, index != lost)).collect::<Vec<_>>(),
+                "each frame once, in order"
+            );
+            assert_eq!(idrs(&sink), [0, lost + 1], "what referred to the lost frame was coded anew");
+            if need(test, &["ffmpeg"]) {
+                assert_eq!(decoded(&sink.stream(), ".h264", "yuv420p").len(), 19 * 320 * 180 * 3 / 2);
+            }
+        };
+        on_a_machine(test, &depth.to_string(), &[], body, nothing_refused);
+    }
 }

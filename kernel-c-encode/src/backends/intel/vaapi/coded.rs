@@ -77,6 +77,8 @@ pub fn gather(
         match only.take() {
             None if total == len => only = Some(piece),
             before => {
+                // Once and for all: what is not touched takes no memory.
+                scratch.reserve(capacity - scratch.len());
                 if let Some(Piece { from, len }) = before
                     && len > 0
                 {

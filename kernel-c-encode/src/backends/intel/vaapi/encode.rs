@@ -4,10 +4,10 @@ use super::buffers::{Buffers, DeviceRate, Maker};
 use super::call::{Failed, Va};
 use super::coded::Unusable;
 use super::coder::Picture;
-use super::import::{Imports, NoImport};
+use super::import::Imports;
 use super::plan::{NAME, Plan};
 use super::session::{Session, coded_bytes};
-use super::upload::{Way, upload};
+use super::upload::Way;
 use crate::bitstream::assemble::hand_on;
 use crate::encoder::{AuSink, Capabilities, EncodeInput, Encoder, Key, LeftOut};
 use crate::error::{EncoderError, SinkError};
@@ -74,6 +74,11 @@ pub(super) enum Fault {
     Garbage(String),
 }
 
+/// Nothing to encode with: a reset failed half-way.
+pub(super) fn no_session() -> Fault {
+    Fault::Garbage("there is no session".to_owned())
+}
+
 /// The encoder.
 #[derive(Debug)]
 pub struct Vaapi {
@@ -99,7 +104,7 @@ pub struct Vaapi {
     tell_rate: bool,
     pub(super) coded_bytes: usize,
     pub(super) copied_bytes: u64,
-    path: &'static str,
+    pub(super) path: &'static str,
     /// Resets since a frame came out.
     pub(super) trouble: u32,
     /// Pixels of frames in work on their way from one display to the next: upload surface and bytes.
@@ -154,53 +159,6 @@ impl Vaapi {
         Err(EncoderError::FormatChanged { given: name(given), opened: name(opened) })
     }
 
-    /// Brings a frame's pixels within the device's reach.
-    fn take_in(&mut self, frame: &EncodeInput<'_>) -> Result<Source, Fault> {
-        if let Some(memory) = &frame.memory {
-            let pending = &self.pending;
-            let in_use = |surface| pending.iter().any(|p| p.source == Source::Imported(surface));
-            let rt_format = self.plan.caps.rt_format;
-            match self.imports.surface(&self.va, rt_format, memory, frame.pixels.format(), in_use) {
-                Ok(surface) => {
-                    self.path = if memory.dma_buf {
-                        "imported from DMA-BUF, nothing copied"
-                    } else {
-                        "imported from shared memory, nothing copied"
-                    };
-                    return Ok(Source::Imported(surface));
-                }
-                Err(NoImport::NotTried) => {}
-                Err(NoImport::OutOfReach) => {
-                    tracing::debug!(?memory.identity, "The buffer cannot be described to the driver and is copied");
-                }
-                Err(NoImport::Refused(failed)) => {
-                    let said = self.va.text(&failed);
-                    tracing::warn!(
-                        dma_buf = memory.dma_buf,
-                        said,
-                        "The driver refused to import frames: they are copied"
-                    );
-                }
-            }
-        }
-        let index = self.uploaded % self.plan.depth;
-        self.upload(index, &frame.pixels)?;
-        self.uploaded += 1;
-        Ok(Source::Uploaded(index))
-    }
-
-    /// Copies pixels into an upload surface.
-    pub(super) fn upload(&mut self, index: usize, pixels: &PixelsRead<'_>) -> Result<(), Fault> {
-        let surface = self.session.as_ref().and_then(|s| s.uploads.get(index)).copied();
-        let surface = surface.ok_or(Fault::Garbage("there is no session".to_owned()))?;
-        self.copied_bytes += upload(&self.va, surface, pixels, &mut self.way).map_err(Fault::Call)?;
-        self.path = match self.way {
-            Way::Undecided | Way::Derived => "copied once into a mapped surface",
-            Way::Put => "copied once into an image, and by the driver into a surface",
-        };
-        Ok(())
-    }
-
     /// Whether the next frame is an IDR without being asked for.
     fn period_is_over(&self) -> bool {
         let Some(since_idr) = self.since_idr else { return true };
@@ -227,8 +185,8 @@ impl Vaapi {
 
     /// Submits frame `index` of those in work, as an IDR where it is one or `idr` says so.
     pub(super) fn submit(&mut self, index: usize, idr: bool) -> Result<(), Fault> {
-        let no_session = || Fault::Garbage("there is no session".to_owned());
-        let session = self.session.as_ref().ok_or_else(no_session)?;
+        // After a reset that failed half-way there may be a session without buffers.
+        let session = self.session.as_ref().filter(|s| !s.coded.is_empty()).ok_or_else(no_session)?;
         let Some(pending) = self.pending.get_mut(index) else { return Ok(()) };
         let since_idr = self.since_idr.map(|since| since + 1).filter(|_| !idr && !pending.idr);
         pending.idr = since_idr.is_none();
@@ -278,12 +236,24 @@ impl Vaapi {
         self.tell_rate = true;
     }
 
+    /// Waits for the frames in work as far as they become ready, so that their buffers are nobody's any more.
+    pub(super) fn settle(&self) {
+        let Some(session) = &self.session else { return };
+        for pending in &self.pending {
+            let left = pending.deadline.saturating_duration_since(Instant::now());
+            let coded = session.coded.get(pending.coded).filter(|_| pending.picture != va::VA_INVALID_SURFACE);
+            if coded.is_none_or(|coded| self.va.wait(*coded, pending.picture, left) != Ok(true)) {
+                return;
+            }
+        }
+    }
+
     /// Waits for the oldest frame up to `patience`; whether it is ready.
     fn wait(&self, patience: Duration) -> Result<bool, Fault> {
         let (Some(session), Some(oldest)) = (&self.session, self.pending.front()) else { return Ok(false) };
         let left = oldest.deadline.saturating_duration_since(Instant::now());
-        let ready =
-            self.va.wait(session.coded[oldest.coded], oldest.picture, patience.min(left)).map_err(Fault::Call)?;
+        let coded = *session.coded.get(oldest.coded).ok_or_else(no_session)?;
+        let ready = self.va.wait(coded, oldest.picture, patience.min(left)).map_err(Fault::Call)?;
         if !ready && Instant::now() >= oldest.deadline {
             return Err(Fault::Deadline);
         }
@@ -295,7 +265,7 @@ impl Vaapi {
         let (Some(session), Some(&oldest)) = (&self.session, self.pending.front()) else { return Ok(Ok(())) };
         let codec = self.settings.codec;
         let mut coded_bits = 0;
-        let coded = session.coded[oldest.coded];
+        let coded = *session.coded.get(oldest.coded).ok_or_else(no_session)?;
         let handed = self.va.with_coded(coded, session.coded_bytes, &mut self.scratch, |bytes, status| {
             if status.overflow {
                 return Err(Fault::Overflow);

@@ -2,7 +2,7 @@
 //!
 //! - [`caps`]: what the device can do; [`plan`] and [`tiles`]: what is asked of it.
 //! - [`call`], [`coded`]: libva's calls and what comes out of them.
-//! - [`session`], [`import`], [`upload`]: its objects, and how frames reach it.
+//! - [`session`], [`intake`], [`import`], [`upload`]: its objects, and how frames reach it.
 //! - [`coder`], [`h264`], [`hevc`], [`av1`], [`buffers`]: the parameters of a picture.
 //! - [`encode`]: the frames in work; [`reset`]: what happens when the device fails.
 
@@ -16,6 +16,7 @@ mod encode;
 mod h264;
 mod hevc;
 mod import;
+mod intake;
 mod plan;
 mod reset;
 mod session;

@@ -80,6 +80,10 @@ impl Vaapi {
                     "The device failed: emergency reset"
                 );
             }
+            // What hangs does not become ready.
+            if fault != Fault::Deadline {
+                self.settle();
+            }
             match self.reset(step, pixels) {
                 Ok(()) => return Ok(()),
                 Err(next) => fault = next,
@@ -89,6 +93,7 @@ impl Vaapi {
 
     /// Codes the frames in work again, the first as an IDR, on a new context.
     pub(super) fn code_again(&mut self) -> Result<(), EncoderError> {
+        self.settle();
         match self.reset(Step::Context, None) {
             Ok(()) => Ok(()),
             Err(fault) => self.recover(&fault, None),

@@ -29,7 +29,7 @@ fn libraries() -> &'static Path {
         let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let files = messages.filter_map(|m| m["filenames"].as_array().cloned()).flatten();
         let mut paths = files.filter_map(|file| file.as_str().map(PathBuf::from));
-        let runtime = paths.find(|path| path.ends_with("libvplquad.so") || path.ends_with("libva_fixture.so"));
+        let runtime = paths.find(|path| path.ends_with("libquadvpl.so") || path.ends_with("libva_fixture.so"));
         runtime.unwrap().parent().unwrap().to_owned()
     })
 }
@@ -46,7 +46,7 @@ impl Intel {
         let link = |name: &str, place: &str| {
             std::os::unix::fs::symlink(libraries().join(name), folder.path().join(place)).unwrap();
         };
-        link("libvplquad.so", "libvplquad.so");
+        link("libquadvpl.so", "libvplquad.so");
         link("libva_fixture.so", "quad_drv_video.so");
         Intel { folder }
     }

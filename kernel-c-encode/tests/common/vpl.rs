@@ -29,7 +29,7 @@ fn built() -> PathBuf {
     let file = text.lines().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let mut names = message["filenames"].as_array()?.iter().filter_map(|name| name.as_str()).map(PathBuf::from);
-        names.find(|name| name.ends_with("libvplquad.so"))
+        names.find(|name| name.ends_with("libquadvpl.so"))
     });
     file.unwrap().parent().unwrap().to_owned()
 }
@@ -62,7 +62,9 @@ pub fn machine(machine: Machine, scratch: &Path, variables: &[(&str, &str)]) -> 
         return command;
     }
     let folder = built();
-    command.env("ONEVPL_PRIORITY_PATH", &folder);
+    // Under a name that the dispatcher takes.
+    std::os::unix::fs::symlink(folder.join("libquadvpl.so"), scratch.join("libvplquad.so")).unwrap();
+    command.env("ONEVPL_PRIORITY_PATH", scratch);
     let kind = if machine == Machine::Software { "software" } else { "hardware" };
     command.env("QUAD_VPL_FIXTURE_IMPL", kind);
     if machine == Machine::Hardware {

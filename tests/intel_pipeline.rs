@@ -53,6 +53,11 @@ fn every_frame_arrived(quad: &Quad, wire: &Wire) {
     assert_contiguous(&ids);
 }
 
+/// Bytes of pixels that kernel C copied: a counter that is still 0 is not listed.
+fn copied_bytes(encode: &Value) -> u64 {
+    encode["counters"]["copied_bytes"].as_u64().unwrap_or(0)
+}
+
 fn encode(quad: &Quad) -> Value {
     quad.status().1["kernels"]["encode"].clone()
 }
@@ -69,7 +74,7 @@ fn frames_reach_a_onevpl_device_without_a_copy_and_a_killed_encoder_costs_none()
     let seen = encode(&quad);
     assert_eq!((seen["backend"].as_str(), seen["codec"].as_str()), (Some("vpl"), Some("h264")), "{seen}");
     assert!(seen["path"].as_str().is_some_and(|path| path.contains("import")), "{seen}");
-    assert_eq!(seen["copied_bytes"], 0, "{seen}");
+    assert_eq!(copied_bytes(&seen), 0, "{seen}");
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(quad.pid(Part::Encode) as i32).unwrap(),
         rustix::process::Signal::KILL,
@@ -108,7 +113,7 @@ fn frames_reach_a_va_device_without_a_copy_and_a_lost_one_costs_none() {
     let seen = encode(&quad);
     assert_eq!(seen["backend"].as_str(), Some("vaapi"), "{seen}");
     assert!(seen["path"].as_str().is_some_and(|path| path.contains("import")), "{seen}");
-    assert_eq!(seen["copied_bytes"], 0, "{seen}");
+    assert_eq!(copied_bytes(&seen), 0, "{seen}");
     every_frame_arrived(&quad, &wire);
 }
 
@@ -148,6 +153,6 @@ fn the_bitrate_of_a_device_changes_live_and_no_idr_comes_of_it() {
         wait_for(&quad, &wire, before + 30);
     }
     let seen = encode(&quad);
-    assert_eq!(seen["idrs"], 1, "{seen}");
+    assert_eq!(seen["counters"]["idrs"], 1, "{seen}");
     every_frame_arrived(&quad, &wire);
 }

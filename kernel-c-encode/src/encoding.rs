@@ -50,6 +50,15 @@ struct Open {
     encoder: Box<dyn Encoder>,
     /// Bytes it had copied when that was last counted.
     copied_bytes: u64,
+    /// How pixels reach it, as the status has it: the first frames show which way a driver takes.
+    path: String,
+}
+
+impl Open {
+    fn new(format: VideoFormat, settings: EncoderSettings, encoder: Box<dyn Encoder>) -> Open {
+        let (copied_bytes, path) = (encoder.copied_bytes(), encoder.path().to_owned());
+        Open { format, settings, encoder, copied_bytes, path }
+    }
 }
 
 impl Encoding {
@@ -200,6 +209,11 @@ impl Encoding {
             let copied_bytes = open.encoder.copied_bytes();
             kernel.telemetry.add(Counter::CopiedBytes, copied_bytes.saturating_sub(open.copied_bytes));
             open.copied_bytes = copied_bytes;
+            if open.encoder.path() != open.path {
+                open.path.clear();
+                open.path.push_str(open.encoder.path());
+                kernel.telemetry.set_path(&open.path);
+            }
         }
         if done.idr {
             self.begins = false;
@@ -237,7 +251,7 @@ impl Encoding {
         let opened = select::open_after(&settings, Some(lost.encoder.name())).map_err(failure)?;
         tracing::error!(%error, next = opened.encoder.name(), "The device is lost; the next encoder goes on");
         kernel.telemetry.set_message(&format!("{error}; {} goes on", opened.encoder.name()));
-        self.take_up(kernel, Open { format: lost.format, settings, encoder: opened.encoder, copied_bytes: 0 });
+        self.take_up(kernel, Open::new(lost.format, settings, opened.encoder), false);
         // Kept until now: what is inside still reads its pixels.
         drop(lost.encoder);
         let inside = self.flights.len();
@@ -271,13 +285,11 @@ impl Encoding {
         let bytes = au_buffer_bytes(encoder.codec(), format);
         output.set_pool(PoolKind::PosixShm, bytes, kernel.runtime.path()).map_err(kernel::object)?;
         output.set_format(&StreamFormat::Coded(encoder.codec(), *format)).map_err(kernel::ring)?;
-        let copied_bytes = encoder.copied_bytes();
-        self.take_up(kernel, Open { format: *format, settings, encoder, copied_bytes });
-        tracing::debug!(prepared, "The encoder is open");
+        self.take_up(kernel, Open::new(*format, settings, encoder), prepared);
         Ok(())
     }
 
-    fn take_up(&mut self, kernel: &Kernel, open: Open) {
+    fn take_up(&mut self, kernel: &Kernel, open: Open, prepared: bool) {
         let encoder = &open.encoder;
         self.begins = true;
         kernel.telemetry.set_backend(encoder.name());
@@ -291,6 +303,7 @@ impl Encoding {
             width = open.format.width,
             height = open.format.height,
             bitrate_kbps = self.bitrate_kbps,
+            prepared,
             "Encoding"
         );
         self.open = Some(open);

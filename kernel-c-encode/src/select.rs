@@ -15,6 +15,9 @@ use shm_protocol::frame::Codec;
 /// Names of `encode.backend`, beside `auto`.
 pub const BACKENDS: [&str; 7] = ["vpl", "vaapi", "x264", "x265", "svtav1", "openh264", "null"];
 
+/// Backends that drive a device.
+const HARDWARE: [&str; 2] = ["vpl", "vaapi"];
+
 /// A backend that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Considered {
@@ -101,7 +104,10 @@ pub fn open_after(settings: &EncoderSettings, lost: Option<&str>) -> Result<Open
     let order = order(settings.codec);
     let first = lost.and_then(|lost| order.iter().position(|name| *name == lost)).map_or(0, |lost| lost + 1);
     let mut considered = Vec::new();
+    // What names a device, or how many frames it works on, says nothing of encoders without one.
+    let in_software = EncoderSettings { device: None, async_depth: 0, ..settings.clone() };
     for &name in &order[first..] {
+        let settings = if HARDWARE.contains(&name) { settings } else { &in_software };
         match open_one(name, settings, false) {
             Ok(encoder) => {
                 considered.push(Considered { backend: name, refused: None });

@@ -31,6 +31,7 @@ pub fn settings(config: &Encode, format: &VideoFormat, kbps: u32, idr_count: u32
     settings.tile_columns = small(config.tile_columns);
     settings.tile_rows = small(config.tile_rows);
     settings.intra_refresh = config.intra_refresh;
+    settings.leave_frames_out = config.leave_frames_out;
     settings.async_depth = small(config.async_depth);
     settings.device = config.device.clone();
     settings.rate_control = match config.rate_control {

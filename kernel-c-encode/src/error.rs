@@ -94,6 +94,14 @@ pub enum EncoderError {
     Sink(#[from] SinkError),
 }
 
+/// Refuses a setting: its name as in the configuration, what was given, and what is allowed.
+///
+/// # Errors
+/// [`EncoderError::Setting`], always.
+pub fn refuse<T>(setting: &'static str, given: impl ToString, allowed: impl Into<String>) -> Result<T, EncoderError> {
+    Err(EncoderError::Setting { setting, given: given.to_string(), allowed: allowed.into() })
+}
+
 impl EncoderError {
     /// What the caller can do. [`Recovery::Fatal`] means that a person must change the configuration or install
     /// something first (exit code 69, `EX_UNAVAILABLE`, or 78, `EX_CONFIG`: see [`EncoderError::exit_code`]).

@@ -9,7 +9,8 @@ use crate::backends::software::openh264::OpenH264;
 use crate::backends::software::{svtav1, x264, x265};
 use crate::encoder::Encoder;
 use crate::error::EncoderError;
-use crate::settings::{EncoderSettings, Preset};
+use crate::ratecontrol::controlled::Controlled;
+use crate::settings::{EncoderSettings, Preset, RateControl};
 use shm_protocol::frame::Codec;
 
 /// Names of `encode.backend`, beside `auto`.
@@ -55,6 +56,11 @@ pub const fn order(codec: Codec) -> &'static [&'static str] {
 /// runs on the CPU).
 fn open_one(backend: &str, settings: &EncoderSettings, asked_for: bool) -> Result<Box<dyn Encoder>, EncoderError> {
     match backend {
+        // It holds a bitrate or a quantiser; a quality is our own rate control's.
+        "openh264" if settings.rate_control == RateControl::ConstantQuality => {
+            let by_quantiser = EncoderSettings { rate_control: RateControl::ConstantQp, ..settings.clone() };
+            Ok(Box::new(Controlled::new(Box::new(OpenH264::open(&by_quantiser)?), settings)?))
+        }
         "openh264" => Ok(Box::new(OpenH264::open(settings)?)),
         // Its best quality is to have read the picture at all (`encode.preset = "read"`).
         "null" => Ok(Box::new(NullEncoder::open(settings, settings.preset == Preset::Quality)?)),

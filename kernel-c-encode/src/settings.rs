@@ -178,6 +178,8 @@ pub struct EncoderSettings {
     pub tile_rows: u8,
     /// Renews the picture by a moving band of intra blocks between IDR pictures.
     pub intra_refresh: bool,
+    /// Leaves out frames that fit the bitrate at no quantiser, each as a tombstone.
+    pub leave_frames_out: bool,
     /// Frames a hardware encoder works on at a time; 0 means 1.
     pub async_depth: u8,
     /// Render node of a hardware encoder; `None`: the first that can.
@@ -212,6 +214,7 @@ impl EncoderSettings {
             tile_columns: 0,
             tile_rows: 0,
             intra_refresh: false,
+            leave_frames_out: false,
             async_depth: 0,
             device: None,
             threads: 1,
@@ -241,14 +244,15 @@ impl EncoderSettings {
     /// Refuses what this backend has not: a setting that is accepted and changes nothing is a trap.
     ///
     /// # Errors
-    /// [`EncoderError::Setting`] for the first of `device`, tiles, `intra_refresh`, `async_depth` above 1 and
-    /// `entropy` that was asked for and is not in `has`.
+    /// [`EncoderError::Setting`] for the first of `device`, tiles, `intra_refresh`, `leave_frames_out`, `async_depth`
+    /// above 1 and `entropy` that was asked for and is not in `has`.
     pub fn refuse_all_but(&self, backend: &str, has: &[&str]) -> Result<(), EncoderError> {
         let asked = [
             ("device", self.device.as_ref().map(|path| path.display().to_string())),
             ("tile_columns", (self.tile_columns > 1).then(|| self.tile_columns.to_string())),
             ("tile_rows", (self.tile_rows > 1).then(|| self.tile_rows.to_string())),
             ("intra_refresh", self.intra_refresh.then(|| "true".to_owned())),
+            ("leave_frames_out", self.leave_frames_out.then(|| "true".to_owned())),
             ("async_depth", (self.async_depth > 1).then(|| self.async_depth.to_string())),
             ("entropy", self.entropy.map(|entropy| format!("{entropy:?}").to_lowercase())),
         ];
@@ -265,6 +269,20 @@ impl EncoderSettings {
     /// Slices of a picture after defaults.
     pub fn slice_count(&self) -> u8 {
         if self.slices == 0 { self.threads.max(1) } else { self.slices }
+    }
+
+    /// Refuses a frame of another format than the encoder was opened for.
+    ///
+    /// # Errors
+    /// [`EncoderError::FormatChanged`].
+    pub fn check_format(&self, given: &VideoFormat) -> Result<(), EncoderError> {
+        // Strides and offsets may differ from frame to frame: they come with the pixels.
+        let identity = |f: &VideoFormat| (f.pixel_format, f.width, f.height, f.colour, f.field_order);
+        if identity(given) == identity(&self.format) {
+            return Ok(());
+        }
+        let name = |f: &VideoFormat| format!("{}x{} {} {:?}", f.width, f.height, f.pixel_format.name(), f.colour);
+        Err(EncoderError::FormatChanged { given: name(given), opened: name(&self.format) })
     }
 
     /// Checks what holds for every backend.

@@ -9,9 +9,11 @@ use crate::border;
 use crate::codes::*;
 use crate::failure::Failure;
 use crate::types::*;
+use kernel_c_encode::backends::intel::display::Display;
+use kernel_c_encode::backends::intel::vpl::allocator::Allocator;
 use onevpl_sys as vpl;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 /// Allocates surfaces of a device. Statuses are those of oneVPL.
 pub trait SurfaceAllocator: Send {
@@ -39,16 +41,60 @@ impl Surfaces {
     }
 }
 
-/// The allocator of a device, or of the first that there is. In this build nothing allocates in video memory yet: that
-/// is what is said, with what the machine has.
+/// Surfaces of a device through VA-API: the allocator that the backend `vpl` gives its own sessions.
+struct DeviceSurfaces(Allocator);
+
+impl DeviceSurfaces {
+    /// The table of callbacks; valid as long as `self`.
+    fn table(&mut self) -> vpl::mfxFrameAllocator {
+        // SAFETY: points at the table that the allocator owns, which is copied here.
+        unsafe { *self.0.callbacks() }
+    }
+}
+
+/// What a table without an entry answers; this one has all of them.
+const NO_ENTRY: qsv_mfx_status = vpl::MFX_ERR_UNSUPPORTED;
+
+impl SurfaceAllocator for DeviceSurfaces {
+    fn alloc(&mut self, request: &mut qsv_mfx_request, response: &mut qsv_mfx_response) -> qsv_mfx_status {
+        let table = self.table();
+        // SAFETY: `pthis` is the table's own; both structures are the caller's, for the call.
+        table.Alloc.map_or(NO_ENTRY, |call| unsafe { call(table.pthis, request, response) })
+    }
+
+    fn lock(&mut self, surface: qsv_mfx_memory, data: &mut qsv_mfx_data) -> qsv_mfx_status {
+        let table = self.table();
+        // SAFETY: as above; a surface that is none of this allocator's is refused by its number.
+        table.Lock.map_or(NO_ENTRY, |call| unsafe { call(table.pthis, surface, data) })
+    }
+
+    fn unlock(&mut self, surface: qsv_mfx_memory, data: &mut qsv_mfx_data) -> qsv_mfx_status {
+        let table = self.table();
+        // SAFETY: as above.
+        table.Unlock.map_or(NO_ENTRY, |call| unsafe { call(table.pthis, surface, data) })
+    }
+
+    fn handle(&mut self, surface: qsv_mfx_memory, handle: &mut qsv_mfx_handle) -> qsv_mfx_status {
+        let table = self.table();
+        // SAFETY: as above.
+        table.GetHDL.map_or(NO_ENTRY, |call| unsafe { call(table.pthis, surface, handle) })
+    }
+
+    fn free(&mut self, response: &mut qsv_mfx_response) -> qsv_mfx_status {
+        let table = self.table();
+        // SAFETY: as above.
+        table.Free.map_or(NO_ENTRY, |call| unsafe { call(table.pthis, response) })
+    }
+}
+
+/// The allocator of a device, or of the first that there is.
 fn open(device: Option<&Path>) -> Result<Box<dyn SurfaceAllocator>, Failure> {
-    let nodes = std::fs::read_dir("/dev/dri").into_iter().flatten().flatten();
-    let first = nodes.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("renderD"));
-    let text = match device.map(Path::to_owned).or(first) {
-        Some(node) => format!("Surfaces of {} are not available: this build has no allocator for them", node.display()),
-        None => "Surfaces in video memory are not available: /dev/dri has no render node".to_owned(),
-    };
-    Err(Failure::new(QSV_ERR_UNAVAILABLE, text))
+    Display::open_first(device, |display| Ok(DeviceSurfaces(Allocator::new(Arc::new(display)))))
+        .map(|surfaces| Box::new(surfaces) as Box<dyn SurfaceAllocator>)
+        .map_err(|error| {
+            let text = format!("Surfaces in video memory are not available: {error}. {}", error.cure());
+            Failure::new(QSV_ERR_UNAVAILABLE, text)
+        })
 }
 
 /// Runs `body` with the allocator of the context that `pthis` is.

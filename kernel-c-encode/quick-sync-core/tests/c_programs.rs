@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
+use va_fixture::environment::Installed;
 
 const CRATE: &str = env!("CARGO_MANIFEST_DIR");
 /// What the static library needs beside it: the same as in quick_sync_core.pc.in.
@@ -152,6 +153,23 @@ fn surfaces_of_onevpl_are_encoded_and_the_dma_callbacks_fit_its_allocator() {
     }
     let folder = folder();
     must(&mut Command::new(compile(&folder, "tests/c/surface.c", Link::Shared, &[])));
+}
+
+#[test]
+fn the_dma_callbacks_give_surfaces_of_a_device_that_are_mapped_encoded_and_freed() {
+    let test = "the_dma_callbacks_give_surfaces_of_a_device_that_are_mapped_encoded_and_freed";
+    if !need(test, &["cc"]) || !have_vpl_headers(test) {
+        return;
+    }
+    if !Path::new("/usr/lib/x86_64-linux-gnu").join(libva_sys::DRM_LIBRARY).exists() {
+        return skip(test, "libva-drm2 is not installed");
+    }
+    let folder = folder();
+    let program = compile(&folder, "tests/c/video_memory.c", Link::Shared, &[]);
+    // Without a oneVPL runtime, so that it is VA-API that encodes.
+    let driver = Installed::new();
+    let mut command = driver.command(program);
+    must(command.env("ONEVPL_PRIORITY_PATH", folder.path()));
 }
 
 /// Every program, run by `start`, which gets the program and its arguments.

@@ -1,4 +1,6 @@
-//! Levels of HEVC, Main tier (ITU-T H.265 Tables A.8 and A.9).
+//! Levels of HEVC in the Main tier, for libraries that know no other (ITU-T H.265 Tables A.8 and A.9).
+
+use super::levels;
 
 /// Limits of one level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,26 +15,25 @@ pub struct Level {
     pub max_kbps: u32,
 }
 
-const fn level(number: u8, max_luma_samples: u32, max_luma_rate: u64, max_kbps: u32) -> Level {
-    Level { number, max_luma_samples, max_luma_rate, max_kbps }
+const fn main_tier(level: levels::Level) -> Level {
+    Level {
+        number: level.idc,
+        max_luma_samples: level.max_samples as u32,
+        max_luma_rate: level.max_rate,
+        max_kbps: level.max_kbps.0 * 10 / 11,
+    }
 }
 
 /// Levels in rising order.
-pub const LEVELS: [Level; 13] = [
-    level(10, 36_864, 552_960, 128),
-    level(20, 122_880, 3_686_400, 1_500),
-    level(21, 245_760, 7_372_800, 3_000),
-    level(30, 552_960, 16_588_800, 6_000),
-    level(31, 983_040, 33_177_600, 10_000),
-    level(40, 2_228_224, 66_846_720, 12_000),
-    level(41, 2_228_224, 133_693_440, 20_000),
-    level(50, 8_912_896, 267_386_880, 25_000),
-    level(51, 8_912_896, 534_773_760, 40_000),
-    level(52, 8_912_896, 1_069_547_520, 60_000),
-    level(60, 35_651_584, 1_069_547_520, 60_000),
-    level(61, 35_651_584, 2_139_095_040, 120_000),
-    level(62, 35_651_584, 4_278_190_080, 240_000),
-];
+pub const LEVELS: [Level; levels::HEVC.len()] = {
+    let mut all = [main_tier(levels::HEVC[0]); levels::HEVC.len()];
+    let mut index = 1;
+    while index < all.len() {
+        all[index] = main_tier(levels::HEVC[index]);
+        index += 1;
+    }
+    all
+};
 
 impl Level {
     /// Whether it carries pictures of this size (pixels), rate (1/s), bitrate (kb/s) and buffer (kbit).

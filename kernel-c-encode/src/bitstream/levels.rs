@@ -28,7 +28,7 @@ pub struct Chosen {
 
 const fn hevc(idc: u8, max_samples: u64, side: u32, max_rate: u64, main: u32, high: u32) -> Level {
     // MaxBR counts units of 1100 bit/s for a NAL stream (CpbNalFactor, Table A.10).
-    Level { idc, max_samples, max_side: (side, side), max_rate, max_kbps: (main / 10 * 11, high / 10 * 11) }
+    Level { idc, max_samples, max_side: (side, side), max_rate, max_kbps: (main * 11 / 10, high * 11 / 10) }
 }
 
 /// HEVC. A side has at most Sqrt(MaxLumaPs × 8) samples (A.4.1).

@@ -7,6 +7,7 @@ use crate::error::EncoderError;
 use libloading::Library;
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// A library as it is looked for.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +33,18 @@ impl Wanted {
     /// That it cannot be used, and why.
     pub fn unavailable(&self, reason: String) -> EncoderError {
         EncoderError::Unavailable { backend: self.backend.to_owned(), reason, cure: self.cure.to_owned() }
+    }
+
+    /// Loads it as [`Wanted::load`] does and never unloads it, so that its functions may be kept.
+    ///
+    /// # Errors
+    /// As [`Wanted::load`].
+    pub fn load_for_good(&self) -> Result<&'static Library, EncoderError> {
+        /// What was loaded can still be reached, so that it is no leak.
+        static LOADED: Mutex<Vec<&'static Library>> = Mutex::new(Vec::new());
+        let library: &'static Library = Box::leak(Box::new(self.load()?));
+        LOADED.lock().unwrap_or_else(PoisonError::into_inner).push(library);
+        Ok(library)
     }
 
     /// Loads it: the file that the variable names, otherwise the newest version that the system's loader finds.

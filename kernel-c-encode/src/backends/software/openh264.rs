@@ -31,7 +31,7 @@ use crate::settings::{
 };
 use openh264_sys2 as sys;
 use shm_protocol::error::FormatError;
-use shm_protocol::frame::{ChromaSiting, Codec, FieldOrder, PixelFormat, Range, VideoFormat};
+use shm_protocol::frame::{ChromaSiting, Codec, FieldOrder, PixelFormat, Range};
 use shm_protocol::pixels::PixelsRead;
 use std::ffi::c_int;
 
@@ -78,7 +78,7 @@ enum Rate {
 /// Refuses what openh264 cannot do.
 fn check(settings: &EncoderSettings) -> Result<Level, EncoderError> {
     settings.check()?;
-    settings.refuse_all_but(LIBRARY, &[])?;
+    settings.refuse_all_but(LIBRARY, &["leave_frames_out"])?;
     if settings.rate_control == RateControl::ConstantQuality {
         return Err(EncoderError::Setting {
             setting: "rate_control",
@@ -270,7 +270,11 @@ impl OpenH264 {
         } else {
             (Vec::new(), 0)
         };
-        Ok(OpenH264 { library, settings: settings.clone(), level, chroma, chroma_stride, idr_owed: false, rate })
+        let settings = settings.clone();
+        let leave_out = settings.leave_frames_out;
+        let mut encoder = OpenH264 { library, settings, level, chroma, chroma_stride, idr_owed: false, rate };
+        encoder.leave_frames_out(leave_out);
+        Ok(encoder)
     }
 
     /// Whether frames that fit the bitrate at no quantiser are left out, each as a tombstone with
@@ -295,16 +299,6 @@ impl OpenH264 {
             Rate::Guarded(rate) => Some(rate.guard()),
             Rate::Free | Rate::Given(_) => None,
         }
-    }
-
-    fn check_format(&self, given: &VideoFormat) -> Result<(), EncoderError> {
-        let opened = &self.settings.format;
-        let identity = |f: &VideoFormat| (f.pixel_format, f.width, f.height, f.colour, f.field_order);
-        if identity(given) == identity(opened) {
-            return Ok(());
-        }
-        let name = |f: &VideoFormat| format!("{}x{} {} {:?}", f.width, f.height, f.pixel_format.name(), f.colour);
-        Err(EncoderError::FormatChanged { given: name(given), opened: name(opened) })
     }
 
     fn picture(&mut self, frame: &EncodeInput<'_>) -> Picture {
@@ -403,7 +397,7 @@ impl Encoder for OpenH264 {
     }
 
     fn encode(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
-        self.check_format(frame.pixels.format())?;
+        self.settings.check_format(frame.pixels.format())?;
         let asked_idr = frame.force_idr || self.idr_owed;
         let verdict = match &mut self.rate {
             Rate::Guarded(rate) => rate.begin(&mut self.library, &frame.pixels, asked_idr)?,

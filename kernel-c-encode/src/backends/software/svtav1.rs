@@ -18,7 +18,7 @@ use super::planar::Planar;
 use super::svtav1_library::{self, Input, LIBRARY, Library};
 use crate::bitstream::assemble::hand_on;
 use crate::encoder::{AuSink, Capabilities, EncodeInput, Encoder, LeftOut};
-use crate::error::{EncoderError, SinkError};
+use crate::error::{EncoderError, SinkError, refuse};
 use crate::settings::{EncoderSettings, Gop, Preset, RateControl, check_bitrate};
 use shm_protocol::error::FormatError;
 use shm_protocol::frame::{ChromaSiting, Codec, FieldOrder, PixelFormat, Range, VideoFormat};
@@ -59,10 +59,6 @@ pub struct SvtAv1 {
     bits_per_s_owed: Option<u32>,
     copied_bytes: u64,
     key_owed: bool,
-}
-
-fn refuse<T>(setting: &'static str, given: impl ToString, allowed: &str) -> Result<T, EncoderError> {
-    Err(EncoderError::Setting { setting, given: given.to_string(), allowed: allowed.to_owned() })
 }
 
 /// Refuses what SVT-AV1 cannot do.
@@ -221,16 +217,6 @@ impl SvtAv1 {
         })
     }
 
-    fn check_format(&self, given: &VideoFormat) -> Result<(), EncoderError> {
-        let opened = &self.settings.format;
-        let identity = |f: &VideoFormat| (f.pixel_format, f.width, f.height, f.colour, f.field_order);
-        if identity(given) == identity(opened) {
-            return Ok(());
-        }
-        let name = |f: &VideoFormat| format!("{}x{} {} {:?}", f.width, f.height, f.pixel_format.name(), f.colour);
-        Err(EncoderError::FormatChanged { given: name(given), opened: name(opened) })
-    }
-
     /// Whether the gop ends before the next frame.
     fn gop_is_full(&self) -> bool {
         matches!(self.settings.gop, Gop::Frames(frames) if self.since_key >= frames)
@@ -264,7 +250,7 @@ impl Encoder for SvtAv1 {
     }
 
     fn encode(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
-        self.check_format(frame.pixels.format())?;
+        self.settings.check_format(frame.pixels.format())?;
         let planes = self.planar.planes(&frame.pixels);
         self.copied_bytes += self.planar.copied_bytes();
         let bits_per_s = self.bits_per_s_owed.take();

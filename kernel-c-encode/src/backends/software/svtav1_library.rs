@@ -185,7 +185,7 @@ fn functions() -> Result<&'static Functions, EncoderError> {
 
 fn load() -> Result<Functions, EncoderError> {
     // Never unloaded: its functions are kept.
-    let library: &'static libloading::Library = Box::leak(Box::new(WANTED.load()?));
+    let library = WANTED.load_for_good()?;
     let missing = |name: &str| WANTED.unavailable(format!("the library has no {name}"));
     // SAFETY: declared so by EbSvtAv1Enc.h; returns a constant string.
     let text = unsafe {

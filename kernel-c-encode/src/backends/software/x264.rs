@@ -25,7 +25,7 @@ use crate::bitstream::h264_idr_id::{pps_is_cabac, with_idr_pic_id};
 use crate::bitstream::h264_level::{self, Level, macroblocks};
 use crate::bitstream::h264_sps::Sps;
 use crate::encoder::{AuSink, Capabilities, EncodeInput, Encoder, LeftOut};
-use crate::error::{EncoderError, SinkError};
+use crate::error::{EncoderError, SinkError, refuse};
 use crate::settings::{EncoderSettings, Entropy, Gop, H264Profile, Preset, RateControl, check_bitrate};
 use shm_protocol::error::FormatError;
 use shm_protocol::frame::{Codec, FieldOrder, PixelFormat, Range, Rational, VideoFormat};
@@ -112,10 +112,6 @@ pub struct X264 {
     buffer_owed: bool,
     /// Room for units whose `idr_pic_id` is changed, and for that work.
     rewritten: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-fn refuse<T>(setting: &'static str, given: impl ToString, allowed: &str) -> Result<T, EncoderError> {
-    Err(EncoderError::Setting { setting, given: given.to_string(), allowed: allowed.to_owned() })
 }
 
 /// Refuses what x264 cannot do. The level is `None` where the library chooses it.
@@ -335,16 +331,6 @@ impl X264 {
         })
     }
 
-    fn check_format(&self, given: &VideoFormat) -> Result<(), EncoderError> {
-        let opened = &self.settings.format;
-        let identity = |f: &VideoFormat| (f.pixel_format, f.width, f.height, f.colour, f.field_order);
-        if identity(given) == identity(opened) {
-            return Ok(());
-        }
-        let name = |f: &VideoFormat| format!("{}x{} {} {:?}", f.width, f.height, f.pixel_format.name(), f.colour);
-        Err(EncoderError::FormatChanged { given: name(given), opened: name(opened) })
-    }
-
     fn picture(&self, frame: &EncodeInput<'_>) -> Picture {
         let format = frame.pixels.format();
         let (mut planes, mut strides) = ([std::ptr::null(); 3], [0; 3]);
@@ -429,7 +415,7 @@ impl Encoder for X264 {
     }
 
     fn encode(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
-        self.check_format(frame.pixels.format())?;
+        self.settings.check_format(frame.pixels.format())?;
         let picture = self.picture(frame);
         let first = self.number == 0;
         self.number += 1;

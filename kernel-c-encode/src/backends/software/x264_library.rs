@@ -123,7 +123,7 @@ fn functions() -> Result<&'static Functions, EncoderError> {
 
 fn load() -> Result<Functions, EncoderError> {
     // Never unloaded: its functions are kept.
-    let library: &'static libloading::Library = Box::leak(Box::new(WANTED.load()?));
+    let library = WANTED.load_for_good()?;
     let missing = |name: &str| WANTED.unavailable(format!("the library has no {name}"));
     let opened = WANTED.versions().rev().find_map(|build| {
         // SAFETY: declared so by x264.h; the library is leaked. The build is part of the name.

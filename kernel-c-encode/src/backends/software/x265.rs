@@ -18,10 +18,10 @@ use super::x265_library::{Functions, Input, LIBRARY, Library, Param};
 use crate::bitstream::assemble::hand_on;
 use crate::bitstream::hevc_level::{self, Level};
 use crate::encoder::{AuSink, Capabilities, EncodeInput, Encoder, LeftOut};
-use crate::error::{EncoderError, SinkError};
+use crate::error::{EncoderError, SinkError, refuse};
 use crate::settings::{EncoderSettings, Gop, Preset, RateControl, check_bitrate};
 use shm_protocol::error::FormatError;
-use shm_protocol::frame::{Codec, FieldOrder, PixelFormat, Range, Rational, VideoFormat};
+use shm_protocol::frame::{Codec, FieldOrder, PixelFormat, Range, Rational};
 
 /// Smallest side: one coding tree unit of 32, the smallest that every level allows (ITU-T H.265 A.4.1).
 const MIN_SIDE: u32 = 32;
@@ -107,10 +107,6 @@ pub struct X265 {
     number: i64,
     copied_bytes: u64,
     idr_owed: bool,
-}
-
-fn refuse<T>(setting: &'static str, given: impl ToString, allowed: &str) -> Result<T, EncoderError> {
-    Err(EncoderError::Setting { setting, given: given.to_string(), allowed: allowed.to_owned() })
 }
 
 /// Bitrate and buffer as x265 takes them: kb/s and kbit.
@@ -307,16 +303,6 @@ impl X265 {
             idr_owed: false,
         })
     }
-
-    fn check_format(&self, given: &VideoFormat) -> Result<(), EncoderError> {
-        let opened = &self.settings.format;
-        let identity = |f: &VideoFormat| (f.pixel_format, f.width, f.height, f.colour, f.field_order);
-        if identity(given) == identity(opened) {
-            return Ok(());
-        }
-        let name = |f: &VideoFormat| format!("{}x{} {} {:?}", f.width, f.height, f.pixel_format.name(), f.colour);
-        Err(EncoderError::FormatChanged { given: name(given), opened: name(opened) })
-    }
 }
 
 impl Encoder for X265 {
@@ -346,7 +332,7 @@ impl Encoder for X265 {
     }
 
     fn encode(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
-        self.check_format(frame.pixels.format())?;
+        self.settings.check_format(frame.pixels.format())?;
         if self.reopen {
             self.library = Library::open(&params(&self.settings, &self.functions, self.level)?)?;
             self.reopen = false;

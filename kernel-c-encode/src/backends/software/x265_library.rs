@@ -143,7 +143,7 @@ impl Functions {
         static QUERY: OnceLock<Result<Query, EncoderError>> = OnceLock::new();
         let query = QUERY.get_or_init(|| {
             // Never unloaded: its functions are kept.
-            let library: &'static libloading::Library = Box::leak(Box::new(WANTED.load()?));
+            let library = WANTED.load_for_good()?;
             // SAFETY: declared so by x265.h; the library is leaked.
             unsafe { function::<Query>(library, "x265_api_query") }
                 .ok_or_else(|| WANTED.unavailable("the library has no x265_api_query".to_owned()))

@@ -132,6 +132,8 @@ section! {
         "rate_control" rate_control: RateControl = RateControl::Cbr, fixed;
         /// Quantiser (cqp) or quality (icq), in the codec's scale: 0 to 51 for h264 and hevc, 0 to 255 for av1.
         "qp" qp: Option<u32> [0..=255] = None, fixed;
+        /// Frames that fit the bitrate at no quantiser are left out (openh264). Off: the stream exceeds its bitrate.
+        "leave_frames_out" leave_frames_out: bool = false, fixed;
         /// From one IDR picture to the next: "2s", a number of frames, "infinite" (only on request), 1 (every picture).
         "gop" gop: Gop = Gop::Millis(2000), fixed;
         /// No frame is held back: no B pictures, no look-ahead.

@@ -16,7 +16,7 @@ use crate::ratecontrol::mode::RateConfig;
 use crate::ratecontrol::satd::{Complexity, ComplexityMeter};
 use crate::settings::{EncoderSettings, Gop, RateControl, check_bitrate};
 use libva_sys as va;
-use shm_protocol::frame::{Codec, PixelFormat, VideoFormat};
+use shm_protocol::frame::{Codec, PixelFormat};
 use shm_protocol::pixels::PixelsRead;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -147,16 +147,6 @@ impl Vaapi {
             va,
             plan,
         })
-    }
-
-    fn check_format(&self, given: &VideoFormat) -> Result<(), EncoderError> {
-        let opened = &self.settings.format;
-        let identity = |f: &VideoFormat| (f.pixel_format, f.width, f.height, f.colour, f.field_order);
-        if identity(given) == identity(opened) {
-            return Ok(());
-        }
-        let name = |f: &VideoFormat| format!("{}x{} {} {:?}", f.width, f.height, f.pixel_format.name(), f.colour);
-        Err(EncoderError::FormatChanged { given: name(given), opened: name(opened) })
     }
 
     /// Whether the next frame is an IDR without being asked for.
@@ -372,7 +362,7 @@ impl Encoder for Vaapi {
     }
 
     fn encode(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
-        self.check_format(frame.pixels.format())?;
+        self.settings.check_format(frame.pixels.format())?;
         while self.pending.len() >= self.plan.depth {
             self.deliver(sink, None)?;
         }

@@ -8,7 +8,7 @@ use super::h264::H264;
 use super::hevc::{self, Hevc};
 use super::tiles;
 use crate::bitstream::{av1_write, h264_level, h264_write, hevc_write, levels};
-use crate::error::EncoderError;
+use crate::error::{EncoderError, refuse};
 use crate::settings::{EncoderSettings, Entropy, Gop, H264Profile, Preset, RateControl};
 use libva_sys as va;
 use shm_protocol::frame::{Codec, FieldOrder, PixelFormat};
@@ -43,10 +43,6 @@ pub struct Plan {
     pub depth: usize,
     /// Highest bitrate that the level carries, kb/s, and the level, ten times.
     pub level: (u32, u8),
-}
-
-fn refuse<T>(setting: &'static str, given: impl ToString, allowed: impl Into<String>) -> Result<T, EncoderError> {
-    Err(EncoderError::Setting { setting, given: given.to_string(), allowed: allowed.into() })
 }
 
 /// Checks what no device is needed for.

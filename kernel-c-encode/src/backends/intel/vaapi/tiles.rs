@@ -3,7 +3,7 @@
 use super::caps::Caps;
 use crate::bitstream::av1_write::{TileGrid, TileLimits};
 use crate::bitstream::hevc_write::even_start;
-use crate::error::EncoderError;
+use crate::error::{EncoderError, refuse};
 use crate::settings::EncoderSettings;
 use libva_sys as va;
 
@@ -17,10 +17,6 @@ pub enum Cut {
     Tiles(u8, u8),
     /// Into slices.
     Slices(u32),
-}
-
-fn refuse<T>(setting: &'static str, given: impl ToString, allowed: impl Into<String>) -> Result<T, EncoderError> {
-    Err(EncoderError::Setting { setting, given: given.to_string(), allowed: allowed.into() })
 }
 
 /// First row and count of rows of each slice: `wanted` slices over `rows` rows of blocks.

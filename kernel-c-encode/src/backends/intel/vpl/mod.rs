@@ -5,7 +5,7 @@
 //! `buffers`, `params`, `rate` and `negotiate` agree with it on parameters; `allocator`, `imports` and `input` bring pixels in;
 //! `engine` is one session at work; `encode` is the pipeline on it, `reset` its recovery, `stream` its face.
 
-mod allocator;
+pub mod allocator;
 mod buffers;
 mod encode;
 mod engine;

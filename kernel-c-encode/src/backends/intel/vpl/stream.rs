@@ -8,7 +8,7 @@ use crate::bitstream::h264_level;
 use crate::encoder::{AuSink, Capabilities, EncodeInput, Encoder, LeftOut};
 use crate::error::{EncoderError, SinkError};
 use crate::settings::{EncoderSettings, RateControl, check_bitrate};
-use shm_protocol::frame::{Codec, PixelFormat, VideoFormat};
+use shm_protocol::frame::{Codec, PixelFormat};
 use std::ptr;
 use std::time::{Duration, Instant};
 
@@ -18,16 +18,6 @@ const EIGHT_BIT: [PixelFormat; 1] = [PixelFormat::Nv12];
 const BOTH: [PixelFormat; 2] = [PixelFormat::Nv12, PixelFormat::P010];
 
 impl Vpl {
-    fn check_format(&self, given: &VideoFormat) -> Result<(), EncoderError> {
-        let opened = &self.settings.format;
-        let identity = |f: &VideoFormat| (f.pixel_format, f.width, f.height, f.colour, f.field_order);
-        if identity(given) == identity(opened) {
-            return Ok(());
-        }
-        let name = |f: &VideoFormat| format!("{}x{} {} {:?}", f.width, f.height, f.pixel_format.name(), f.colour);
-        Err(EncoderError::FormatChanged { given: name(given), opened: name(opened) })
-    }
-
     /// Hands on what is done.
     fn deliver(&mut self, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
         while self.outputs.front().is_some_and(|output| output.done) {
@@ -207,7 +197,7 @@ impl Encoder for Vpl {
     }
 
     fn encode(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
-        self.check_format(frame.pixels.format())?;
+        self.settings.check_format(frame.pixels.format())?;
         self.settle_debts()?;
         // Room first: no more than `depth` frames are inside. An older frame's trouble must not cost this one.
         let mut late = Ok(());

@@ -7,9 +7,14 @@
 #![no_main]
 #![allow(dead_code, reason = "the module is whole, a target uses its parsers")]
 
-// By path: the crate would bring the C++ of openh264 along, which nothing here calls.
-#[path = "../../../kernel-c-encode/src/bitstream/mod.rs"]
-mod bitstream;
+// By path, and only what reads H.264: the crate would bring the C++ of openh264 along, which nothing here calls.
+#[path = "../../../kernel-c-encode/src/bitstream"]
+mod bitstream {
+    pub mod annexb;
+    pub mod bits;
+    pub mod h264;
+    pub mod h264_sps;
+}
 
 use bitstream::annexb::{escape, nal_units, unescape};
 use bitstream::bits::BitReader;

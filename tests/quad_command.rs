@@ -178,13 +178,14 @@ fn the_status_names_the_destination_that_was_set() {
 fn an_up_that_cannot_work_says_why_and_leaves_nothing() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = format!("net.http.listen={}", holder.local_addr().unwrap());
-    let cases: [(&[&str], i32, &str); 8] = [
+    let cases: [(&[&str], i32, &str); 9] = [
         (&["--set", "encode.bitrate_kbp=3"], 78, "encode.bitrate_kbps"),
         (&["--set", "foo"], 64, "KEY=VALUE"),
         (&["--set", "capture.cpus=999"], 78, "999"),
         (&["--set", "capture.source=file", "--set", "capture.path=/nonexistent.y4m"], 78, "/nonexistent.y4m"),
-        (&["--set", "encode.codec=av1"], 69, "av1"),
-        (&["--set", "encode.intra_refresh=true"], 69, "encode.intra_refresh"),
+        (&["--set", "encode.codec=av1"], 78, "openh264 makes only h264"),
+        (&["--set", "encode.backend=vaapi", "--set", "encode.device=/dev/null"], 69, "/dev/null"),
+        (&["--set", "encode.intra_refresh=true"], 78, "intra_refresh"),
         (&["--set", "net.rtp.fec=flexfec"], 69, "net.rtp.fec"),
         // Something the start needs is not to be had now.
         (&["--set", &taken], 69, "in use"),

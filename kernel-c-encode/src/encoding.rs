@@ -157,9 +157,15 @@ impl Encoding {
     /// As [`Encoding::frame`].
     pub fn collect(&mut self, kernel: &mut Kernel, stage: &mut Stage) -> Result<bool, Failure> {
         let Some(open) = &mut self.open else { return Ok(true) };
+        let (inside, begin_ns) = (self.flights.len(), monotonic_ns());
         let mut sink = RingSink::new(kernel, stage, &mut self.flights, &mut self.claim);
         let collected = open.encoder.collect(&mut sink, COLLECT_PATIENCE);
         let done = sink.finish();
+        let until_ns = begin_ns + COLLECT_PATIENCE.as_nanos() as u64;
+        if self.flights.len() == inside && monotonic_ns() < until_ns {
+            // It does not wait for what it keeps until another frame comes.
+            stage.input.wait(0, until_ns, None);
+        }
         self.came_out(kernel, stage, collected, done)
     }
 
@@ -170,15 +176,16 @@ impl Encoding {
     pub fn drain(&mut self, kernel: &mut Kernel, stage: &mut Stage) -> Result<bool, Failure> {
         while !self.flights.is_empty() {
             let Some(open) = &mut self.open else { break };
-            let inside = self.flights.len();
+            let (inside, name) = (self.flights.len(), open.encoder.name());
             let mut sink = RingSink::new(kernel, stage, &mut self.flights, &mut self.claim);
             let flushed = open.encoder.flush(&mut sink);
             let done = sink.finish();
             if !self.came_out(kernel, stage, flushed, done)? {
                 return Ok(false);
             }
-            if self.flights.len() == inside {
-                let name = self.open.as_ref().map_or("none", |open| open.encoder.name());
+            // One that follows another got all of them just now; the list of encoders ends.
+            let same = self.open.as_ref().is_some_and(|open| open.encoder.name() == name);
+            if same && self.flights.len() == inside {
                 let text = format!("Encoder {name} keeps {inside} frames that it was asked to bring out");
                 return Err(Failure::new(Exit::Internal, text));
             }
@@ -246,9 +253,16 @@ impl Encoding {
         let settings = EncoderSettings {
             bitrate_kbps: self.bitrate_kbps,
             idr_count: stage.output.idr_count() as u32,
+            max_bitrate_kbps: match lost.settings.max_bitrate_kbps {
+                0 => 0,
+                most => most.max(self.bitrate_kbps),
+            },
             ..lost.settings
         };
-        let opened = select::open_after(&settings, Some(lost.encoder.name())).map_err(failure)?;
+        let opened = select::open_after(&settings, Some(lost.encoder.name())).map_err(|next| {
+            // Whatever the others refuse: a new process may find the device again.
+            Failure::new(Exit::Temporary, format!("{error}, and no other encoder can go on: {next}"))
+        })?;
         tracing::error!(%error, next = opened.encoder.name(), "The device is lost; the next encoder goes on");
         kernel.telemetry.set_message(&format!("{error}; {} goes on", opened.encoder.name()));
         self.take_up(kernel, Open::new(lost.format, settings, opened.encoder), false);
@@ -346,6 +360,8 @@ impl Encoding {
                 tracing::info!(kbps, "The bitrate was changed");
                 output.requests().bitrate_set(serial);
             }
+            // The wish stays: the next call for a frame says the same, and whoever goes on is asked.
+            Err(EncoderError::DeviceLost { .. }) => {}
             Err(error) => {
                 tracing::warn!(kbps, %error, "The bitrate was not changed");
                 kernel.telemetry.set_message(&format!("bitrate not changed: {error}"));

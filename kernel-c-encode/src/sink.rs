@@ -155,6 +155,9 @@ impl AuSink for RingSink<'_> {
             if let Some(serial) = flight.and_then(|flight| flight.idr_asked) {
                 self.stage.output.requests().idr_served(serial);
             }
+        } else {
+            // Asked for and not made: the next frame is to be one.
+            self.done.idr_missed |= flight.is_some_and(|flight| flight.forced);
         }
         Ok(())
     }

@@ -89,7 +89,10 @@ pub fn open_for_warm_up(backend: &str, settings: &EncoderSettings) -> Result<Box
 pub fn warm_up(encoder: &mut dyn Encoder, pixels: PixelsRead<'_>) -> Result<(), EncoderError> {
     let input =
         EncodeInput { pixels, key: Key::default(), memory: None, qp: None, pts_ns: 0, force_idr: true, idr_count: 0 };
-    encoder.encode(&input, &mut Discard::default())
+    let mut sink = Discard::default();
+    encoder.encode(&input, &mut sink)?;
+    // A device may keep the picture, whose key the stream does not know and whose pixels go with this call.
+    encoder.flush(&mut sink)
 }
 
 /// Where a private picture goes.

@@ -22,7 +22,7 @@ use shm_protocol::descriptor::{StageTime, StreamFormat, TombstoneReason, flag};
 use shm_protocol::frame::{Codec, PixelFormat, Range, Rational, VideoFormat};
 use shm_protocol::input::Taken;
 use shm_protocol::lease::LeaseTable;
-use shm_protocol::output::{Claim, Producer};
+use shm_protocol::output::Producer;
 use shm_protocol::pool::PoolKind;
 use shm_protocol::stage::{Next, Stage};
 use shm_protocol::telemetry::{Counter, Measure};
@@ -303,15 +303,12 @@ impl Ring {
             owed.nothing.get_or_insert(TombstoneReason::RateControl);
         }
         self.settle()?;
-        let claim = self.claim()?;
         let Some(owed) = self.taken.front() else { return Ok(()) };
         let (taken, begin_ns, forced, asked_bitrate) = (owed.taken, owed.begin_ns, owed.forced, owed.bitrate);
         if let Some(format) = owed.format
             && self.open != Some((codec, format))
-            && let Err(failure) = self.open(codec, &format)
         {
-            self.stage.output.abort(claim)?;
-            return Err(failure);
+            self.open(codec, &format)?;
         }
         let mut details = self.stage.input.details(&taken);
         details.stamp(StageTime::EncodeBegin, begin_ns);
@@ -320,7 +317,8 @@ impl Ring {
             .map_err(|error| Failure::new(QSV_ERR_RING, error.to_string()))?;
         (flight.idr_asked, flight.forced) = (forced.flatten(), forced.is_some());
         self.flights.enter(flight);
-        let mut claim = Some(claim);
+        // The sink waits for a slot: an access unit that was made must not be lost.
+        let mut claim = None;
         let mut sink = RingSink::new(&mut self.kernel, &mut self.stage, &mut self.flights, &mut claim);
         let mut handed = hand_on("the program", codec, bytes, (key, unit.pts_ns), &mut sink);
         if let Err(EncoderError::Sink(SinkError::TooLarge { .. })) = &handed {
@@ -340,6 +338,9 @@ impl Ring {
         }
         if let Some(failure) = done.failed {
             return Err(failure.into());
+        }
+        if done.stopped {
+            return Err(stopped());
         }
         if done.idr {
             self.begins = false;
@@ -373,21 +374,6 @@ impl Ring {
         kernel.telemetry.set_codec(codec.name());
         self.open = Some((codec, *format));
         Ok(())
-    }
-
-    /// A slot of the bitstream ring, waited for: an access unit that was made must not be lost.
-    fn claim(&mut self) -> Result<Claim, Failure> {
-        loop {
-            if let Some(claim) = self.stage.output.claim()? {
-                return Ok(claim);
-            }
-            self.kernel.telemetry.set(Counter::Backlog, self.stage.input.backlog() as u64);
-            self.stage.pace(usize::MAX);
-            self.stage.output.wait_for_room(deadline_ns(0));
-            if !self.kernel.turn()? {
-                return Err(stopped());
-            }
-        }
     }
 }
 

@@ -215,7 +215,7 @@ impl Encoder for Vpl {
             }
         }
         if self.depth > 1 {
-            late.and(self.sweep(sink))
+            self.sweep(sink).and(late)
         } else {
             while !self.outputs.is_empty() {
                 self.advance(sink, None)?;

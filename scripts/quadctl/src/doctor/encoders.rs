@@ -116,10 +116,8 @@ fn finding(backend: &str, rows: &[Support]) -> Finding {
         refused.entry(row.why.as_str()).or_default().push(what);
     }
     if usable.is_empty() {
-        let why = match refused.len() {
-            1 => refused.keys().next().map(ToString::to_string).unwrap_or_default(),
-            _ => refused.iter().map(|(why, what)| format!("{}: {why}", what.join(", "))).collect::<Vec<_>>().join("; "),
-        };
+        // Nothing works: the reasons alone, one for each codec at the most in practice, without the rows they stand for.
+        let why = refused.keys().copied().collect::<Vec<_>>().join("; ");
         let cure = rows.iter().find_map(|row| row.cure.clone());
         let other = "encode.backend = \"auto\", which takes the best there is".to_owned();
         return Finding::missing("encoder", backend, why, cure.unwrap_or(other));
@@ -172,12 +170,15 @@ mod tests {
             row("x264", "high", "icq", Some("rate_control = icq is not possible")),
             row("vpl", "high", "cbr", Some("no runtime")),
             row("vpl", "high", "icq", Some("no runtime")),
+            row("vaapi", "high", "cbr", Some("no node for h264")),
+            row("vaapi", "main", "cbr", Some("no node for hevc")),
         ];
         let found = findings(&Ok(rows));
         assert_eq!(found[0].name, "x264");
         assert!(found[0].usable && found[0].why.starts_with("h264 high 8 bit: cbr; not h264 high 8 bit icq: rate"));
         assert!(!found[1].usable);
         assert_eq!((found[1].why.as_str(), found[1].cure.as_deref()), ("no runtime", Some("apt install it")));
+        assert_eq!(found[2].why, "no node for h264; no node for hevc");
     }
 
     #[test]

@@ -1,18 +1,16 @@
 //! The controller: which quantiser the next frame gets.
 //!
 //! Per frame it is asked ([`RateController::next_qp`]) and told once what came of it ([`RateController::coded`] or
-//! [`RateController::left_out`]), in the order of the frames. It works in octaves, `log2 Qstep`, and keeps one [`BitsModel`] for IDR pictures and
-//! one for all others. Nothing is allocated after [`RateController::new`]; every quotient has a divisor that is bounded
+//! [`RateController::left_out`]), in the order of the frames. It works in octaves, `log2 Qstep`. Nothing is allocated after [`RateController::new`]; every quotient has a divisor that is bounded
 //! away from zero.
 
 use super::bucket::{LeakyBucket, Window};
 use super::mode::{ModeConfig, RateConfig, check_rates};
-use super::model::{BitsModel, QpScale};
+use super::model::QpScale;
+use super::prediction::{MARGIN, Predictor, QP, Task};
 use super::satd::Complexity;
 use crate::error::EncoderError;
 
-/// One QP of H.264 and HEVC, octaves.
-const QP: f64 = 1.0 / 6.0;
 /// Most that the quantiser of a P picture rises or falls from one frame to the next while no bound asks for more: rises
 /// are quicker, because a late rise costs the bound and a late fall only quality. From 2 to 8 Mb/s are two octaves, so
 /// six frames, back again three.
@@ -23,14 +21,14 @@ const GENTLE_STEP_UP: f64 = 2.0 * QP;
 const GENTLE_STEP_DOWN: f64 = 1.0 * QP;
 /// An IDR is coded finer than the P pictures before it by this much: they all refer to it.
 const IDR_FINER: f64 = 2.0 * QP;
-/// The model's prediction may be wrong by this factor without breaking a bound: SATD without motion search and an α
-/// half-way to a new content miss by about this much.
-const MARGIN: f64 = 1.5;
-/// The same while the kind of frame was never coded: the expectation before the first frame is that uncertain.
+/// [`MARGIN`] while the kind of frame was never coded: the expectation before the first frame is that uncertain.
 const FIRST_MARGIN: f64 = 4.0;
 /// Where CBR holds the level of the bucket, of its size: high enough that a frame that came out small does not leave
 /// the channel idle, low enough to leave nine tenths for IDR pictures.
 const SET_POINT: f64 = 0.1;
+/// What CBR makes good of bits that the channel was not given, of the size of the bucket: enough that a quantiser between
+/// two numbers of the scale is held on average, too little to be seen as a burst.
+const CREDIT: f64 = 0.2;
 /// No IDR takes more than this of the bucket in CBR: what it takes must be saved by the frames behind it.
 const IDR_SHARE: f64 = 0.5;
 /// The first IDR, in frames' worth of the bitrate. Seven frames' worth on top are paid back within a second at 30 fps.
@@ -49,17 +47,6 @@ const MEAN_S: f64 = 2.0;
 /// the most of it, octaves.
 const MASKING: f64 = 0.3;
 const MASKING_BOUND: f64 = 0.5;
-/// Least complexity per pixel: a block of 8 × 8 with a difference of one level in a single coefficient has 1/64.
-const LEAST_PER_PIXEL: f64 = 1.0 / 64.0;
-/// α of an IDR and of other frames before anything was coded. Measured: docs/rate-control.md.
-const FIRST_ALPHA_INTRA: f64 = 2.6;
-const FIRST_ALPHA_INTER: f64 = 0.4;
-/// A frame of which so much is new is a cut, coded like an IDR, if of the frame before at most half as much was, or if
-/// its detail exceeds the mean of the last few frames by this factor. (A cut to less detail needs no care.)
-const CUT: f64 = 0.7;
-const CUT_DETAIL: f64 = 1.4;
-/// Weight of a frame in that mean.
-const DETAIL_WEIGHT: f64 = 0.25;
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,39 +59,22 @@ pub struct CodedFrame {
     pub idr: bool,
 }
 
-/// What there is to code, and what is known of its like.
-#[derive(Debug, Clone, Copy)]
-struct Task {
-    work: f64,
-    /// An IDR, or the first frame after a cut, which finds as little to refer to.
-    like_idr: bool,
-    model: BitsModel,
-}
-
-impl Task {
-    /// The octave at which `bits` are expected.
-    fn octave(&self, bits: f64) -> f64 {
-        self.model.octave(self.work, bits)
-    }
-}
-
 /// Chooses the quantiser of every frame.
 #[derive(Debug, Clone)]
 pub struct RateController {
     config: RateConfig,
     bucket: LeakyBucket,
     window: Window,
-    intra: BitsModel,
-    inter: BitsModel,
+    predictor: Predictor,
     /// Octave of the last P picture.
     last: Option<f64>,
+    /// CBR: the level of the bucket, below zero by what the channel was not given lately. Where a second binds there is
+    /// no such credit: what was saved is room for an IDR.
+    balance_bits: f64,
     /// VBR: bits spent above the average.
     overdrawn_bits: f64,
     /// Mean of `log2(complexity)` of P pictures.
     mean: Option<f64>,
-    /// How much of the last frame was new, and the mean detail of the last few.
-    last_fresh: f64,
-    mean_detail: f64,
     frames: u64,
     /// Bits of frames that are in the encoder, beyond what the channel takes meanwhile.
     in_flight_bits: f64,
@@ -123,14 +93,12 @@ impl RateController {
         Ok(RateController {
             bucket: LeakyBucket::new(size, drain),
             window: Window::new(config.fps, config.window_tolerance.unwrap_or(0.0)),
-            intra: BitsModel::new(FIRST_ALPHA_INTRA),
-            inter: BitsModel::new(FIRST_ALPHA_INTER),
+            predictor: Predictor::new(config.pixels),
             last: None,
+            balance_bits: 0.0,
             overdrawn_bits: 0.0,
             mean: None,
             in_flight_bits: 0.0,
-            last_fresh: 0.0,
-            mean_detail: 0.0,
             frames: 0,
             hurry_frames: 0,
             config,
@@ -140,7 +108,7 @@ impl RateController {
     /// The quantiser of the next frame, within the bounds of the configuration.
     pub fn next_qp(&mut self, complexity: Complexity, is_idr: bool) -> u8 {
         let scale = self.config.scale;
-        let task = self.task(complexity, is_idr);
+        let task = self.predictor.task(complexity, is_idr);
         let (octave, bounded) = match self.config.mode {
             ModeConfig::Cqp { qp } => return qp,
             ModeConfig::Cbr { .. } => (self.constant(&task, is_idr), true),
@@ -149,7 +117,7 @@ impl RateController {
             ModeConfig::ConstantQuality { quality } => (self.quality(quality, &task, is_idr), false),
         };
         let wanted = scale.nearest(octave);
-        let least = if bounded { scale.at_least(task.octave(self.cap_bits(&task, is_idr))) } else { 0 };
+        let least = if bounded { scale.at_least(task.most_octave(self.cap_bits(&task, is_idr))) } else { 0 };
         wanted.max(least).clamp(self.config.min_qp, self.config.max_qp)
     }
 
@@ -160,28 +128,14 @@ impl RateController {
 
     /// Tells what became of the oldest frame not told of yet: its complexity as measured, and how it was coded.
     pub fn coded(&mut self, complexity: Complexity, frame: CodedFrame) {
-        let octave = self.config.scale.octave(frame.qp);
-        let bits = frame.bits as f64;
-        if frame.idr {
-            self.intra.learn(self.work(complexity.intra), octave, bits);
-        } else {
-            // After a cut what was learnt before it is worth nothing.
-            if self.is_cut(complexity) {
-                self.inter.forget();
-                self.mean_detail = 0.0;
-            }
-            let work = self.work(complexity.inter);
-            self.inter.learn(work, octave, bits);
+        self.predictor.coded(complexity, frame, self.config.scale);
+        if !frame.idr {
             let weight = (1.0 / (MEAN_S * self.config.fps)).clamp(0.0, 1.0);
-            let log2 = work.log2();
+            let log2 = self.predictor.work(complexity.inter).log2();
             self.mean = Some(self.mean.map_or(log2, |mean| mean + (log2 - mean) * weight));
-            self.last = Some(octave);
+            self.last = Some(self.config.scale.octave(frame.qp));
         }
-        self.last_fresh = complexity.fresh;
-        let detail = self.work(complexity.intra);
-        let weight = if self.mean_detail > 0.0 { DETAIL_WEIGHT } else { 1.0 };
-        self.mean_detail += (detail - self.mean_detail) * weight;
-        self.passed(bits);
+        self.passed(frame.bits as f64);
     }
 
     /// Tells that the oldest frame not told of yet was left out.
@@ -245,15 +199,14 @@ impl RateController {
         (f64::from(kbps) * 1000.0 / self.config.fps).max(1.0)
     }
 
-    /// Bits that a frame is expected to take at `qp`.
+    /// Bits that a frame is expected to take at `qp`, rather too many than too few.
     pub fn expected_bits(&self, complexity: Complexity, is_idr: bool, qp: u8) -> f64 {
-        let task = self.task(complexity, is_idr);
-        task.model.bits(task.work, self.config.scale.octave(qp))
+        self.predictor.task(complexity, is_idr).most_bits(self.config.scale.octave(qp))
     }
 
     /// The quantiser at which a frame is expected to take `bits`.
     pub fn qp_for(&self, complexity: Complexity, is_idr: bool, bits: f64) -> u8 {
-        let octave = self.task(complexity, is_idr).octave(bits);
+        let octave = self.predictor.task(complexity, is_idr).octave(bits);
         self.config.scale.nearest(octave).clamp(self.config.min_qp, self.config.max_qp)
     }
 
@@ -261,26 +214,6 @@ impl RateController {
     /// the limit is broken already.
     pub fn window_room_bits(&self, reserve: f64) -> f64 {
         self.window.room(reserve) * self.frame_bits()
-    }
-
-    /// Complexity within bounds that every formula bears.
-    fn work(&self, complexity: f64) -> f64 {
-        let least = (self.config.pixels as f64 * LEAST_PER_PIXEL).max(1.0);
-        if complexity.is_finite() { complexity.max(least) } else { least }
-    }
-
-    /// Whether the next frame of that complexity finds nothing to refer to.
-    fn is_cut(&self, complexity: Complexity) -> bool {
-        let sudden = self.last_fresh <= complexity.fresh / 2.0;
-        let more_detail = self.work(complexity.intra) > self.mean_detail * CUT_DETAIL;
-        complexity.fresh >= CUT && (sudden || more_detail)
-    }
-
-    fn task(&self, complexity: Complexity, is_idr: bool) -> Task {
-        let unknown = self.inter.coded() == 0 && complexity.fresh >= CUT;
-        let like_idr = is_idr || unknown || self.is_cut(complexity);
-        let work = self.work(complexity.of(like_idr));
-        Task { work, like_idr, model: if like_idr { self.intra } else { self.inter } }
     }
 
     /// Most bits the next frame may be expected to take.
@@ -308,7 +241,7 @@ impl RateController {
         let size = self.bucket.size_bits();
         // Half the bucket's own time to come back to the set point, at least two frames.
         let horizon = (size / worth / 2.0).max(2.0);
-        let back = (size * SET_POINT - self.bucket.level_bits() - self.in_flight_bits) / horizon;
+        let back = (size * SET_POINT - self.balance_bits - self.in_flight_bits) / horizon;
         let target = (worth + back).clamp(worth * P_SHARE.0, worth * P_SHARE.1);
         // Noise grows by a third and more with every QP less: where a second binds, it is felt for one at a time.
         let down = if self.config.window_tolerance.is_some() { GENTLE_STEP_DOWN } else { STEP_DOWN };
@@ -353,6 +286,9 @@ impl RateController {
     fn passed(&mut self, bits: f64) {
         let worth = self.frame_bits();
         self.bucket.frame(bits);
+        let credit = if self.config.window_tolerance.is_some() { 0.0 } else { CREDIT };
+        let least = -self.bucket.size_bits() * credit;
+        self.balance_bits = (self.balance_bits + bits - self.bucket.drain_bits()).max(least);
         self.window.push(bits / worth);
         let bound = worth * VBR_HORIZON_S * self.config.fps / 2.0;
         let overdrawn_bits = (self.overdrawn_bits + bits - worth).clamp(-bound, bound);

@@ -150,7 +150,7 @@ impl Guard {
         }
         let imagined = self.library_choice(complexity, is_idr, self.imagined_qp);
         self.imagined_qp = Some(imagined);
-        Verdict::Qp(ours.max(imagined))
+        Verdict::Qp(ours.max(imagined.saturating_sub(1)))
     }
 
     /// Tells what became of the frame of that complexity; `verdict` is what was decided.

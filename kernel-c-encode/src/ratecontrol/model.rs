@@ -1,4 +1,4 @@
-//! The models of the rate control: quantiser step, Lagrange multipliers, bits of a frame.
+//! The scales of the rate control: quantiser step and Lagrange multipliers.
 //!
 //! All formulas are written with their sources in docs/rate-control.md.
 
@@ -97,74 +97,6 @@ pub fn lambda_motion(model: LambdaModel, qp: f64) -> f64 {
     lambda_mode(model, qp).sqrt()
 }
 
-/// Bits of a frame as a function of its complexity and quantiser step: `bits = α × complexity / Qstep`, α learnt from
-/// the frames coded. It is the first-order term of the quadratic model of JM and MPEG-4 (Chiang and Zhang 1997), with
-/// SATD in place of MAD, and the `X = bits × Q` of MPEG-2 Test Model 5.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BitsModel {
-    log2_alpha: f64,
-    coded: u32,
-}
-
-/// How far a single frame moves `log2 α`: half way, so that a change of content is learnt in three frames (7/8) and an
-/// error of one frame that differs by chance is halved.
-const LEARNING: f64 = 0.5;
-/// No single frame moves α by more than this factor, octaves: a frame that was all skipped says little about the next.
-const LARGEST_STEP_OCTAVES: f64 = 2.0;
-/// Bounds of `log2 α`: far beyond anything seen (0.05 to 3), so that no chain of freak frames ends in infinity.
-const LOG2_ALPHA_BOUND: f64 = 12.0;
-/// Complexities and bits below these say nothing; they also keep every quotient finite.
-const LEAST_COMPLEXITY: f64 = 1.0;
-const LEAST_BITS: f64 = 1.0;
-
-impl BitsModel {
-    /// A model that has seen nothing and expects `alpha`.
-    pub fn new(alpha: f64) -> BitsModel {
-        let log2_alpha = alpha.max(f64::MIN_POSITIVE).log2().clamp(-LOG2_ALPHA_BOUND, LOG2_ALPHA_BOUND);
-        BitsModel { log2_alpha, coded: 0 }
-    }
-
-    /// The present α.
-    pub fn alpha(&self) -> f64 {
-        self.log2_alpha.exp2()
-    }
-
-    /// Frames it learnt from.
-    pub fn coded(&self) -> u32 {
-        self.coded
-    }
-
-    /// Expected bits at a step of `2^octave`.
-    pub fn bits(&self, complexity: f64, octave: f64) -> f64 {
-        self.alpha() * complexity.max(LEAST_COMPLEXITY) / octave.exp2()
-    }
-
-    /// The `log2 Qstep` at which `bits` are expected.
-    pub fn octave(&self, complexity: f64, bits: f64) -> f64 {
-        self.log2_alpha + (complexity.max(LEAST_COMPLEXITY) / bits.max(LEAST_BITS)).log2()
-    }
-
-    /// Forgets: the next frame replaces what was learnt.
-    pub fn forget(&mut self) {
-        self.coded = 0;
-    }
-
-    /// Learns from a frame that took `bits` at `2^octave`.
-    pub fn learn(&mut self, complexity: f64, octave: f64, bits: f64) {
-        let seen = (bits.max(LEAST_BITS) / complexity.max(LEAST_COMPLEXITY)).log2() + octave;
-        if !seen.is_finite() {
-            return;
-        }
-        let step = if self.coded == 0 {
-            seen - self.log2_alpha
-        } else {
-            ((seen - self.log2_alpha) * LEARNING).clamp(-LARGEST_STEP_OCTAVES, LARGEST_STEP_OCTAVES)
-        };
-        self.log2_alpha = (self.log2_alpha + step).clamp(-LOG2_ALPHA_BOUND, LOG2_ALPHA_BOUND);
-        self.coded = self.coded.saturating_add(1);
-    }
-}
-
 /// `Ac_Qlookup[0]` of the AV1 specification (7.12.2, 8 bit), by `base_q_idx`.
 #[rustfmt::skip]
 const AV1_AC_QLOOKUP: [u16; 256] = [
@@ -240,33 +172,6 @@ mod tests {
             let steps = QpScale::H26x.qstep(40) / QpScale::H26x.qstep(22);
             assert!((lambda_mode(model, 40.0) / lambda_mode(model, 22.0) - steps * steps).abs() < 1e-9);
             assert!((lambda_motion(model, 40.0) / lambda_motion(model, 22.0) - steps).abs() < 1e-9);
-        }
-    }
-
-    #[test]
-    fn the_first_frame_replaces_the_expectation_and_later_ones_move_it_half_way() {
-        let mut model = BitsModel::new(0.5);
-        model.learn(1000.0, 4.0, 1000.0 * 8.0 / 16.0);
-        assert!((model.alpha() - 8.0).abs() < 1e-9);
-        model.learn(1000.0, 4.0, 1000.0 * 2.0 / 16.0);
-        assert!((model.alpha() - 4.0).abs() < 1e-9, "the geometric mean of 8 and 2: {}", model.alpha());
-        assert!((model.bits(1000.0, 4.0) - 250.0).abs() < 1e-9);
-        assert!((model.octave(1000.0, 250.0) - 4.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn absurd_observations_leave_everything_finite() {
-        let mut model = BitsModel::new(0.0);
-        for (complexity, octave, bits) in [
-            (0.0, 0.0, 0.0),
-            (f64::INFINITY, 3.0, 5.0),
-            (f64::NAN, 3.0, 5.0),
-            (1e300, -1e300, 1e300),
-            (5.0, 2.0, 1e300),
-        ] {
-            model.learn(complexity, octave, bits);
-            assert!(model.alpha().is_finite() && model.alpha() > 0.0);
-            assert!(model.octave(0.0, 0.0).is_finite() && model.bits(0.0, 0.0).is_finite());
         }
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! - `inter`, for all but IDR pictures: per block the smaller of the SATD of its difference to the frame before at the
 //!   same place, and of the block itself without its mean. Without motion search moving texture looks harder than it
-//!   is; [`super::model::BitsModel`] learns the ratio.
+//!   is; [`super::bits::BitsModel`] learns the ratio.
 //! - `intra`, for IDR pictures: the difference of each sample to its right neighbour at full size. Over film and noise
 //!   it foretells the bits of an IDR within a factor of 1.5, where SATD of the small picture errs by 4: what is left
 //!   after prediction from the neighbouring samples is what intra coding writes (docs/rate-control.md has the figures).

@@ -29,7 +29,14 @@ struct Synthetic {
     factor: f64,
     chance: f64,
     random: u64,
+    /// `log2 Qstep` of what the next P picture refers to.
+    reference: f64,
 }
+
+/// Of every P picture so much is new.
+const FRESH: f64 = 0.6;
+/// A P picture finer than its reference by more than this pays for the detail it adds, octaves.
+const REFINES_BELOW: f64 = 2.0 / 6.0;
 
 impl Synthetic {
     /// Evenly between 0 and 1.
@@ -38,9 +45,20 @@ impl Synthetic {
         (self.random >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    fn encode(&mut self, scale: QpScale, work: f64, factor: f64, qp: u8) -> u64 {
+    /// A unit of intra complexity costs five times one of inter complexity.
+    fn encode(&mut self, scale: QpScale, complexity: Complexity, is_idr: bool, factor: f64, qp: u8) -> u64 {
         let chance = self.chance.powf(self.random() * 2.0 - 1.0);
-        (self.factor * factor * work / scale.qstep(qp) * chance).round() as u64
+        let (octave, begins) = (scale.octave(qp), self.reference - REFINES_BELOW);
+        let detail = |octave: f64| 5.0 * complexity.intra / octave.exp2();
+        let (work, reference) = if is_idr {
+            (detail(octave), octave)
+        } else {
+            let refined = (detail(octave) - detail(begins)).max(0.0);
+            let kept = if octave < begins { octave } else { self.reference };
+            (complexity.inter / octave.exp2() + refined, kept * (1.0 - FRESH) + octave * FRESH)
+        };
+        self.reference = reference;
+        (self.factor * factor * work * chance).round() as u64
     }
 }
 
@@ -73,12 +91,10 @@ fn drive(controller: &mut RateController, encoder: &mut Synthetic, scenes: &[Sce
         for _ in 0..scene.frames {
             let is_idr = controller.frames().is_multiple_of(idr_every);
             let inter = scene.inter * PIXELS as f64;
-            let complexity = Complexity { inter, intra: inter * scene.intra_ratio, fresh: 0.0 };
+            let complexity = Complexity { inter, intra: inter * scene.intra_ratio, fresh: FRESH };
             let qp = controller.next_qp(complexity, is_idr);
             let scale = controller.config().scale;
-            // A unit of intra complexity costs several times one of inter complexity.
-            let factor = if is_idr { scene.factor * 5.0 } else { scene.factor };
-            let bits = encoder.encode(scale, complexity.of(is_idr), factor, qp);
+            let bits = encoder.encode(scale, complexity, is_idr, scene.factor, qp);
             controller.coded(complexity, CodedFrame { bits, qp, idr: is_idr });
             let bucket: &LeakyBucket = controller.bucket();
             let (peak, size, unused) = (bucket.peak_bits(), bucket.size_bits(), bucket.unused_bits());
@@ -97,7 +113,7 @@ fn steady(frames: usize, inter: f64) -> Scene {
 }
 
 fn encoder(factor: f64, chance: f64, random: u64) -> Synthetic {
-    Synthetic { factor, chance, random }
+    Synthetic { factor, chance, random, reference: 0.0 }
 }
 
 fn scenes() -> impl Strategy<Value = Vec<Scene>> {

@@ -3,17 +3,15 @@
 
 mod common;
 
-use common::vpl::{Machine, NODE, calls, give, idrs_of_all, on, picture, run_kept, va_calls};
+use common::vpl::{Machine, NODE, Pool, calls, give, idrs_of_all, on, on_node, picture, run_kept, va_calls};
 use common::{FPS, Keep, nv12, run, small};
 use kernel_c_encode::bitstream::annexb::nal_units;
 use kernel_c_encode::bitstream::h264::{SliceHeader, nal_type, type_of};
 use kernel_c_encode::bitstream::h264_sps::Sps;
-use kernel_c_encode::encoder::{BufferIdentity, Encoder, FrameMemory, PartKind};
+use kernel_c_encode::encoder::{Encoder, PartKind};
 use kernel_c_encode::select::open;
 use kernel_c_encode::settings::{EncoderSettings, Gop, RateControl};
-use shm_protocol::frame::{Codec, Colour, VideoFormat};
-use std::io::Write as _;
-use std::os::fd::AsFd as _;
+use shm_protocol::frame::{Codec, Colour};
 use std::process::Command;
 use std::time::Duration;
 
@@ -251,48 +249,6 @@ fn frames_without_memory_of_their_own_are_copied_once_into_a_mapped_surface() {
         run_kept(by_pointer.as_mut(), &settings.format, 10, &[4], &mut other);
         assert!(sink.stream() == other.stream());
     });
-}
-
-/// The buffers of a pool in one file, as a memfd pool has them, and what each holds.
-struct Pool {
-    file: std::fs::File,
-    format: VideoFormat,
-    frame_bytes: usize,
-    pictures: Vec<Vec<u8>>,
-}
-
-impl Pool {
-    fn new(format: VideoFormat) -> Pool {
-        let frame_bytes = (format.frame_bytes() as usize).next_multiple_of(4096);
-        let mut file = tempfile::tempfile().unwrap();
-        let pictures: Vec<Vec<u8>> = (0..4)
-            .map(|index| {
-                let mut bytes = picture(&format, index);
-                bytes.resize(frame_bytes, 0);
-                file.write_all(&bytes).unwrap();
-                bytes
-            })
-            .collect();
-        Pool { file, format, frame_bytes, pictures }
-    }
-
-    /// Encodes frame `index` out of its buffer. Our own mapping holds `bytes`.
-    fn give(&self, encoder: &mut dyn Encoder, index: u64, generation: u32, bytes: &[u8], sink: &mut Keep) {
-        let buffer = index as usize % 4;
-        let memory = FrameMemory {
-            fd: self.file.as_fd(),
-            dma_buf: true,
-            offset: (buffer * self.frame_bytes) as u64,
-            size_bytes: (4 * self.frame_bytes) as u64,
-            identity: BufferIdentity { ring_uid: 5, generation, index: buffer as u16 },
-        };
-        give(encoder, &self.format, index, bytes, Some(memory), false, sink).unwrap();
-    }
-}
-
-fn on_node(width: u32, height: u32) -> EncoderSettings {
-    let format = nv12(width, height, FPS, Colour::BT709_LIMITED);
-    EncoderSettings { device: Some(NODE.into()), format, ..small(Codec::H264) }
 }
 
 #[test]

@@ -137,12 +137,20 @@ pub enum Input {
 pub struct Video {
     /// Surfaces to copy into, by slot, made when first needed: none as long as imports work. Declared, like
     /// `imports`, before the allocator that owns them all.
-    pool: Vec<Option<MemId>>,
+    pool: Vec<Option<Place>>,
     imports: Imports,
     /// The allocator the session has.
     pub allocator: Allocator,
     /// The device.
     pub display: Arc<Display>,
+}
+
+/// A surface to copy into.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    id: MemId,
+    width: u32,
+    height: u32,
 }
 
 /// The input by pointers.
@@ -234,15 +242,7 @@ impl Video {
             return Ok(Way::Imported(import));
         }
         let format = &picture.format;
-        let id = match self.pool[slot] {
-            Some(id) => id,
-            None => {
-                let side = |pixels: u32| pixels.next_multiple_of(SIDE_ALIGN);
-                let id = self.allocator.create(kind, side(format.width), side(format.height))?;
-                self.pool[slot] = Some(id);
-                id
-            }
-        };
+        let id = self.place(slot, format, kind)?;
         let mut bytes = 0;
         self.allocator.write(id, |mapped| {
             // SAFETY: the allocator checked that `mapped.height` rows of both planes are mapped at these pitches; the
@@ -251,6 +251,23 @@ impl Video {
         })?;
         surface.Data.MemId = id.raw();
         Ok(Way::Copied { bytes })
+    }
+}
+
+impl Video {
+    /// The surface of a slot for frames of this format: another one where the size has changed.
+    fn place(&mut self, slot: usize, format: &VideoFormat, kind: SurfaceFormat) -> Result<MemId, String> {
+        let (width, height) = (format.width.next_multiple_of(SIDE_ALIGN), format.height.next_multiple_of(SIDE_ALIGN));
+        if let Some(place) = self.pool[slot] {
+            if (place.width, place.height) == (width, height) {
+                return Ok(place.id);
+            }
+            self.allocator.destroy(place.id);
+            self.pool[slot] = None;
+        }
+        let id = self.allocator.create(kind, width, height)?;
+        self.pool[slot] = Some(Place { id, width, height });
+        Ok(id)
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Layers, from the bottom: `library` opens what is there; `session` finds an implementation;
 //! `buffers`, `params`, `rate` and `negotiate` agree with it on parameters; `allocator`, `imports` and `input` bring pixels in;
-//! `engine` is one session at work; `encode` is the pipeline on it, `reset` its recovery, `stream` its face.
+//! `engine` is one session at work; `encode` is the pipeline on it, `reset` its recovery, `size` a change of its frames,
+//! `stream` its face.
 
 pub mod allocator;
 mod buffers;
@@ -18,6 +19,7 @@ mod params;
 mod rate;
 mod reset;
 mod session;
+mod size;
 mod stream;
 mod tasks;
 #[cfg(test)]

@@ -140,7 +140,8 @@ impl Vpl {
     }
 
     fn check_level(&self, kbps: u32) -> Result<(), EncoderError> {
-        let level = super::params::level(&self.settings);
+        // That of the session: a stream whose frames became smaller keeps its level.
+        let level = self.engine.as_ref().map_or(0, |engine| engine.actual().mfx().CodecLevel);
         if self.settings.codec != Codec::H264 {
             return Ok(());
         }
@@ -240,6 +241,10 @@ impl Encoder for Vpl {
             wanted.max_bitrate_kbps = kbps;
         }
         self.change_rate(wanted)
+    }
+
+    fn change_size(&mut self, wanted: &EncoderSettings) -> bool {
+        self.take_size(wanted)
     }
 
     fn collect(&mut self, sink: &mut dyn AuSink, patience: Duration) -> Result<(), EncoderError> {

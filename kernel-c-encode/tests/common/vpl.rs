@@ -109,7 +109,8 @@ pub fn va_calls(folder: &Path, name: &str) -> Vec<serde_json::Value> {
 }
 
 fn recorded(file: &Path, name: &str) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(file).unwrap();
+    // No record: nothing was called yet.
+    let text = if file.exists() { std::fs::read_to_string(file).unwrap() } else { String::new() };
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     lines.filter(|call| call["call"].as_str().is_some_and(|call| call.ends_with(name))).collect()
 }
@@ -186,6 +187,19 @@ impl Pool {
 
     /// Encodes frame `index` out of its buffer. Our own mapping holds `bytes`.
     pub fn give(&self, encoder: &mut dyn Encoder, index: u64, generation: u32, bytes: &[u8], sink: &mut Keep) {
+        self.give_forced(encoder, index, generation, bytes, false, sink);
+    }
+
+    /// As [`Pool::give`], with an IDR asked for.
+    pub fn give_forced(
+        &self,
+        encoder: &mut dyn Encoder,
+        index: u64,
+        generation: u32,
+        bytes: &[u8],
+        forced: bool,
+        sink: &mut Keep,
+    ) {
         let buffer = index as usize % 4;
         let memory = FrameMemory {
             fd: self.file.as_fd(),
@@ -194,7 +208,7 @@ impl Pool {
             size_bytes: (4 * self.frame_bytes) as u64,
             identity: BufferIdentity { ring_uid: 5, generation, index: buffer as u16 },
         };
-        give(encoder, &self.format, index, bytes, Some(memory), false, sink).unwrap();
+        give(encoder, &self.format, index, bytes, Some(memory), forced, sink).unwrap();
     }
 }
 

@@ -102,6 +102,7 @@ impl Engine {
             }
         };
         let Agreed { params, actual, notes, surfaces } = agreed;
+        input.meet(&mut session);
         Ok(Engine { session, input, params, actual, notes, surfaces })
     }
 
@@ -219,6 +220,12 @@ impl Engine {
         rate::change(&mut params, settings, false);
         self.reset(params, ON)?;
         Ok(RateChange::NewSequence)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.input.part();
     }
 }
 

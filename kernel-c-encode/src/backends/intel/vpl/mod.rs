@@ -2,7 +2,7 @@
 //! when the backend is asked for by name.
 //!
 //! Layers, from the bottom: `library` opens what is there; `session` finds an implementation;
-//! `buffers`, `params`, `rate` and `negotiate` agree with it on parameters; `allocator`, `imports` and `input` bring pixels in;
+//! `buffers`, `params`, `rate` and `negotiate` agree with it on parameters; `allocator`, `memory`, `imports` and `input` bring pixels in;
 //! `engine` is one session at work; `encode` is the pipeline on it, `reset` its recovery, `size` a change of its frames,
 //! `stream` its face.
 
@@ -14,6 +14,7 @@ mod idr_id;
 mod imports;
 mod input;
 mod library;
+mod memory;
 mod negotiate;
 mod params;
 mod rate;

@@ -138,6 +138,43 @@ fn a_device_that_stays_lost_is_followed_by_the_next_encoder_and_no_frame_is_miss
 }
 
 #[test]
+fn frames_of_another_size_pass_through_the_session_that_is_there_and_none_is_missing() {
+    if !able("another size") {
+        return;
+    }
+    let intel = Intel::new();
+    let record = intel.record("calls");
+    let variables = [("QUAD_VPL_FIXTURE_RECORD", record.to_str().unwrap())];
+    let settings = [("encode.backend", "vpl"), ("encode.gop", "infinite")];
+    let (quad, wire) = streaming("vplsize", &intel, &variables, &settings);
+    wait_for(&quad, &wire, 30);
+    let output = quad.run(&["swap", "capture", "--set", "capture.width=640", "--set", "capture.height=360"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let before = wire.units();
+    wait_for(&quad, &wire, before + 60);
+    quad.down();
+    let calls = std::fs::read_to_string(&record).unwrap();
+    let calls: Vec<Value> = calls.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |name: &str| calls.iter().filter(|call| call["call"] == name).collect::<Vec<_>>();
+    assert_eq!(of("MFXVideoENCODE_Init").len(), 1, "one session for both sizes");
+    let resets = of("MFXVideoENCODE_Reset");
+    assert_eq!(resets.iter().map(|call| &call["in"]["CropW"]).collect::<Vec<_>>(), [640], "{resets:?}");
+    let packets = wire.packets();
+    let (ordered, faults) = in_order(&packets);
+    assert_eq!(faults, Faults { repeated: faults.repeated, ..Faults::default() });
+    let units = units(&ordered);
+    let idrs: Vec<usize> = (0..units.len()).filter(|index| units[*index].is_idr()).collect();
+    assert_eq!(idrs.len(), 2, "one for each size");
+    let (large, small) = units.split_at(idrs[1]);
+    let ids = [(large, 1280, 720), (small, 640, 360)].map(|(units, width, height)| {
+        let stream: Vec<u8> = units.iter().flat_map(|unit| unit.annex_b()).collect();
+        decode(&stream, width, height).clean()
+    });
+    assert_eq!(ids[0].first(), Some(&1));
+    assert_contiguous(&ids.concat());
+}
+
+#[test]
 fn the_bitrate_of_a_device_changes_live_and_no_idr_comes_of_it() {
     if !able("live bitrate") {
         return;

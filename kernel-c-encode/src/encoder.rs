@@ -5,6 +5,7 @@
 //! delimiter and parameter sets placed in the same pass.
 
 use crate::error::{EncoderError, SinkError};
+use crate::settings::EncoderSettings;
 use shm_protocol::frame::{Codec, PixelFormat};
 use shm_protocol::pixels::PixelsRead;
 use std::os::fd::BorrowedFd;
@@ -239,6 +240,14 @@ pub trait Encoder: Send {
     /// # Errors
     /// [`EncoderError::Setting`] when it is 0 or above what the level of the stream carries.
     fn set_bitrate(&mut self, kbps: u32, max_kbps: u32) -> Result<(), EncoderError>;
+
+    /// Goes on with frames as `wanted` says, which are of another size, in the same instance of its library. Called
+    /// while no frame is inside; the next access unit is an IDR with parameter sets of the new size.
+    ///
+    /// `false`: another encoder has to be opened, and this one is of no more use.
+    fn change_size(&mut self, _wanted: &EncoderSettings) -> bool {
+        false
+    }
 
     /// Brings out what is ready, waiting up to `patience` for the oldest frame inside. Called while no new frame
     /// comes. Nothing for zero-delay backends.

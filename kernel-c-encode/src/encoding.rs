@@ -109,9 +109,11 @@ impl Encoding {
             if !self.drain(kernel, stage)? {
                 return Ok(false);
             }
-            // Its slot belongs to the pool of the encoder before.
+            // Its slot belongs to the pool of the format before.
             self.close(stage)?;
-            self.open(kernel, &mut stage.output, &format)?;
+            if !self.change_size(kernel, &mut stage.output, &format)? {
+                self.open(kernel, &mut stage.output, &format)?;
+            }
         }
         let asked = stage.output.requests().pending();
         self.follow_bitrate(kernel, &stage.output, &asked);
@@ -287,6 +289,20 @@ impl Encoding {
         Ok(true)
     }
 
+    /// Takes frames of a new size into the encoder in use. `false`: another one has to be opened for them.
+    fn change_size(&mut self, kernel: &Kernel, output: &mut Producer, format: &VideoFormat) -> Result<bool, Failure> {
+        let Some(open) = &mut self.open else { return Ok(false) };
+        let settings = settings(&self.config, format, self.bitrate_kbps, output.idr_count() as u32)?;
+        if !open.encoder.change_size(&settings) {
+            return Ok(false);
+        }
+        announce(kernel, output, open.encoder.codec(), format)?;
+        let (backend, width, height) = (open.encoder.name(), format.width, format.height);
+        tracing::info!(backend, width, height, "The encoder goes on with frames of another size");
+        (open.format, open.settings, self.begins) = (*format, settings, true);
+        Ok(true)
+    }
+
     /// Opens the encoder for frames of a new format.
     fn open(&mut self, kernel: &Kernel, output: &mut Producer, format: &VideoFormat) -> Result<(), Failure> {
         let settings = settings(&self.config, format, self.bitrate_kbps, output.idr_count() as u32)?;
@@ -296,9 +312,7 @@ impl Encoding {
             Some(encoder) => encoder,
             None => open_cold(self.config.backend.name(), &settings)?,
         };
-        let bytes = au_buffer_bytes(encoder.codec(), format);
-        output.set_pool(PoolKind::PosixShm, bytes, kernel.runtime.path()).map_err(kernel::object)?;
-        output.set_format(&StreamFormat::Coded(encoder.codec(), *format)).map_err(kernel::ring)?;
+        announce(kernel, output, encoder.codec(), format)?;
         self.take_up(kernel, Open::new(*format, settings, encoder), prepared);
         Ok(())
     }
@@ -370,6 +384,13 @@ impl Encoding {
             }
         }
     }
+}
+
+/// Makes the ring ready for access units of frames of `format`, and says so to its readers.
+fn announce(kernel: &Kernel, output: &mut Producer, codec: Codec, format: &VideoFormat) -> Result<(), Failure> {
+    let bytes = au_buffer_bytes(codec, format);
+    output.set_pool(PoolKind::PosixShm, bytes, kernel.runtime.path()).map_err(kernel::object)?;
+    output.set_format(&StreamFormat::Coded(codec, *format)).map_err(kernel::ring)
 }
 
 fn open_cold(backend: &str, settings: &EncoderSettings) -> Result<Box<dyn Encoder>, Failure> {

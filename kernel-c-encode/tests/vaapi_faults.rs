@@ -10,6 +10,7 @@ use fixture::{any, decoded, on_a_machine, open};
 use kernel_c_encode::error::EncoderError;
 use kernel_c_encode::settings::{EncoderSettings, Gop};
 use shm_protocol::frame::{Codec, Colour};
+use std::time::Duration;
 use va_fixture::environment::need;
 
 const FRAMES: u64 = 20;
@@ -168,6 +169,27 @@ fn a_device_that_no_reset_brings_back_is_said_to_be_lost() {
             any,
         );
     }
+}
+
+#[test]
+fn an_encoder_whose_device_is_gone_says_so_again_and_waits_for_nothing() {
+    let test = "an_encoder_whose_device_is_gone_says_so_again_and_waits_for_nothing";
+    // No display brings a context any more: nothing is left to wait on.
+    let faults = "sync:5=lost/never,context:2=failed,context:3=failed,context:4=failed";
+    let body = || {
+        let settings = settings(1);
+        let mut encoder = open(&settings).unwrap();
+        let mut sink = Keep::default();
+        let mut errors =
+            (0..6).filter_map(|index| encode(&mut *encoder, &settings.format, index, false, 8, &mut sink).err());
+        let lost = |error: Option<EncoderError>| matches!(error, Some(EncoderError::DeviceLost { .. }));
+        assert!(lost(errors.next()) && lost(errors.next()), "at frame 4, and again at the next");
+        drop(errors);
+        assert!(lost(encoder.collect(&mut sink, Duration::from_millis(1)).err()));
+        assert!(lost(encoder.flush(&mut sink).err()));
+        assert_eq!(sink.units().len(), 4);
+    };
+    on_a_machine(test, "", &[("QUAD_VA_FIXTURE_FAULTS", faults)], body, any);
 }
 
 #[test]

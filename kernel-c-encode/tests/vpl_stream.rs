@@ -3,19 +3,17 @@
 
 mod common;
 
-use common::vpl::{Machine, NODE, calls, give, idrs_of_all, on, picture, run_kept, va_calls};
+use common::vpl::{Machine, NODE, calls, give, idrs_of_all, on, on_node, picture, run_kept};
 use common::{FPS, Keep, nv12, run, small};
 use kernel_c_encode::bitstream::annexb::nal_units;
 use kernel_c_encode::bitstream::h264::{SliceHeader, nal_type, type_of};
 use kernel_c_encode::bitstream::h264_sps::Sps;
-use kernel_c_encode::encoder::{BufferIdentity, Encoder, FrameMemory, PartKind};
+use kernel_c_encode::encoder::{Encoder, PartKind};
 use kernel_c_encode::select::open;
 use kernel_c_encode::settings::{EncoderSettings, Gop, RateControl};
-use shm_protocol::frame::{Codec, Colour, VideoFormat};
-use std::io::Write as _;
-use std::os::fd::AsFd as _;
+use shm_protocol::frame::{Codec, Colour};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn vpl(settings: &EncoderSettings) -> Box<dyn Encoder> {
     open("vpl", settings).unwrap().encoder
@@ -161,6 +159,38 @@ fn with_depth_frames_stay_inside_and_come_out_in_the_order_of_their_keys() {
 }
 
 #[test]
+fn a_frame_that_a_runtime_holds_back_comes_out_when_the_source_falls_silent() {
+    const TEST: &str = "a_frame_that_a_runtime_holds_back_comes_out_when_the_source_falls_silent";
+    on(Machine::Software, TEST, &[("LIMITS", "hold_back=yes")], |_| {
+        for depth in [1, 3] {
+            let settings = EncoderSettings { async_depth: depth, gop: Gop::Infinite, ..small(Codec::H264) };
+            let (mut encoder, mut sink) = (vpl(&settings), Keep::default());
+            let frames: Vec<Vec<u8>> = (0..8).map(|index| picture(&settings.format, index)).collect();
+            let bytes = |index: u64| &frames[index as usize];
+            for index in 0..4 {
+                give(encoder.as_mut(), &settings.format, index, bytes(index), None, false, &mut sink).unwrap();
+            }
+            assert!(sink.out.len() < 4, "one is held back");
+            // A source that is merely late does not cost an IDR.
+            encoder.collect(&mut sink, Duration::from_millis(1)).unwrap();
+            give(encoder.as_mut(), &settings.format, 4, bytes(4), None, false, &mut sink).unwrap();
+            let begin = Instant::now();
+            while sink.out.len() < 5 {
+                assert!(begin.elapsed() < Duration::from_secs(20), "frame 4 is stuck at depth {depth}");
+                encoder.collect(&mut sink, Duration::from_millis(1)).unwrap();
+            }
+            assert!(begin.elapsed() >= Duration::from_millis(90), "three frame intervals of 30 fps");
+            for index in 5..8 {
+                give(encoder.as_mut(), &settings.format, index, bytes(index), None, false, &mut sink).unwrap();
+            }
+            encoder.flush(&mut sink).unwrap();
+            // A runtime that was drained begins anew.
+            assert_eq!(idrs_of_all(&sink, 8), [0, 5], "depth {depth}");
+        }
+    });
+}
+
+#[test]
 fn a_change_of_the_bitrate_with_frames_inside_loses_none() {
     const TEST: &str = "a_change_of_the_bitrate_with_frames_inside_loses_none";
     on(Machine::Software, TEST, &[("FAULTS", "encode:0..=slow_10")], |_| {
@@ -250,112 +280,6 @@ fn frames_without_memory_of_their_own_are_copied_once_into_a_mapped_surface() {
         let mut other = Keep::default();
         run_kept(by_pointer.as_mut(), &settings.format, 10, &[4], &mut other);
         assert!(sink.stream() == other.stream());
-    });
-}
-
-/// The buffers of a pool in one file, as a memfd pool has them, and what each holds.
-struct Pool {
-    file: std::fs::File,
-    format: VideoFormat,
-    frame_bytes: usize,
-    pictures: Vec<Vec<u8>>,
-}
-
-impl Pool {
-    fn new(format: VideoFormat) -> Pool {
-        let frame_bytes = (format.frame_bytes() as usize).next_multiple_of(4096);
-        let mut file = tempfile::tempfile().unwrap();
-        let pictures: Vec<Vec<u8>> = (0..4)
-            .map(|index| {
-                let mut bytes = picture(&format, index);
-                bytes.resize(frame_bytes, 0);
-                file.write_all(&bytes).unwrap();
-                bytes
-            })
-            .collect();
-        Pool { file, format, frame_bytes, pictures }
-    }
-
-    /// Encodes frame `index` out of its buffer. Our own mapping holds `bytes`.
-    fn give(&self, encoder: &mut dyn Encoder, index: u64, generation: u32, bytes: &[u8], sink: &mut Keep) {
-        let buffer = index as usize % 4;
-        let memory = FrameMemory {
-            fd: self.file.as_fd(),
-            dma_buf: true,
-            offset: (buffer * self.frame_bytes) as u64,
-            size_bytes: (4 * self.frame_bytes) as u64,
-            identity: BufferIdentity { ring_uid: 5, generation, index: buffer as u16 },
-        };
-        give(encoder, &self.format, index, bytes, Some(memory), false, sink).unwrap();
-    }
-}
-
-fn on_node(width: u32, height: u32) -> EncoderSettings {
-    let format = nv12(width, height, FPS, Colour::BT709_LIMITED);
-    EncoderSettings { device: Some(NODE.into()), format, ..small(Codec::H264) }
-}
-
-#[test]
-fn memory_that_the_driver_takes_is_imported_once_a_buffer_and_nothing_is_copied() {
-    const TEST: &str = "memory_that_the_driver_takes_is_imported_once_a_buffer_and_nothing_is_copied";
-    on(Machine::Hardware, TEST, &[], |folder| {
-        let settings = on_node(320, 192);
-        let pool = Pool::new(settings.format);
-        let (mut encoder, mut sink) = (vpl(&settings), Keep::default());
-        // Black in our mapping: what is coded can only come from the file.
-        let black = vec![0; pool.frame_bytes];
-        let surfaces = |call| va_calls(folder, call).len();
-        for index in 0..12 {
-            pool.give(encoder.as_mut(), index, 1, &black, &mut sink);
-        }
-        assert_eq!(idrs_of_all(&sink, 12), [0]);
-        assert_eq!(encoder.copied_bytes(), 0, "{}", encoder.path());
-        assert!(encoder.path().contains("DMA-BUF imported, nothing copied"), "{}", encoder.path());
-        let (made, gone) = (surfaces("vaCreateSurfaces"), surfaces("vaDestroySurfaces"));
-        assert_eq!((made, gone), (4, 0), "one for each buffer");
-        let mut other = Keep::default();
-        let mut copying = vpl(&settings);
-        for index in 0..12 {
-            give(
-                copying.as_mut(),
-                &settings.format,
-                index,
-                &pool.pictures[index as usize % 4],
-                None,
-                false,
-                &mut other,
-            )
-            .unwrap();
-        }
-        assert!(sink.stream() == other.stream(), "imported and copied frames make the same stream");
-        assert!(copying.copied_bytes() > 0);
-        drop(copying);
-        let before = (surfaces("vaCreateSurfaces"), surfaces("vaDestroySurfaces"));
-        for index in 12..16 {
-            pool.give(encoder.as_mut(), index, 2, &black, &mut sink);
-        }
-        let now = (surfaces("vaCreateSurfaces"), surfaces("vaDestroySurfaces"));
-        assert_eq!((now.0 - before.0, now.1 - before.1), (4, 4), "a new generation replaces the old one");
-        drop(encoder);
-        assert_eq!(surfaces("vaCreateSurfaces"), surfaces("vaDestroySurfaces"), "nothing is left behind");
-    });
-}
-
-#[test]
-fn memory_that_the_driver_refuses_is_asked_about_once_and_copied() {
-    const TEST: &str = "memory_that_the_driver_refuses_is_asked_about_once_and_copied";
-    on(Machine::Hardware, TEST, &[("QUAD_VA_FIXTURE_IMPORT", "no")], |folder| {
-        let settings = on_node(320, 192);
-        let pool = Pool::new(settings.format);
-        let (mut encoder, mut sink) = (vpl(&settings), Keep::default());
-        for index in 0..12 {
-            pool.give(encoder.as_mut(), index, 1, &pool.pictures[index as usize % 4], &mut sink);
-        }
-        assert_eq!(idrs_of_all(&sink, 12), [0]);
-        assert!(encoder.path().contains("copied once into a mapped surface"), "{}", encoder.path());
-        assert_eq!(encoder.copied_bytes(), 12 * 320 * 192 * 3 / 2);
-        let refused = va_calls(folder, "vaCreateSurfaces").iter().filter(|call| call["status"] != "success").count();
-        assert_eq!(refused, 1);
     });
 }
 

@@ -1,11 +1,14 @@
 //! The oneVPL runtime and the libva driver of tests/fixtures, each in an environment of its own.
 
-use super::{Keep, Out, fill, skip};
-use kernel_c_encode::encoder::{EncodeInput, Encoder, FrameMemory, Key};
+use super::{FPS, Keep, Out, fill, nv12, skip, small};
+use kernel_c_encode::encoder::{BufferIdentity, EncodeInput, Encoder, FrameMemory, Key};
 use kernel_c_encode::error::EncoderError;
-use shm_protocol::frame::VideoFormat;
+use kernel_c_encode::settings::EncoderSettings;
+use shm_protocol::frame::{Codec, Colour, VideoFormat};
 use shm_protocol::pixels::PixelsRead;
 use std::ffi::OsString;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -106,7 +109,8 @@ pub fn va_calls(folder: &Path, name: &str) -> Vec<serde_json::Value> {
 }
 
 fn recorded(file: &Path, name: &str) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(file).unwrap();
+    // No record: nothing was called yet.
+    let text = if file.exists() { std::fs::read_to_string(file).unwrap() } else { String::new() };
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     lines.filter(|call| call["call"].as_str().is_some_and(|call| call.ends_with(name))).collect()
 }
@@ -153,6 +157,65 @@ pub fn give(
         idr_count: 0,
     };
     encoder.encode(&frame, sink)
+}
+
+/// The buffers of a pool in one file, as a memfd pool has them, and what each holds.
+pub struct Pool {
+    file: std::fs::File,
+    format: VideoFormat,
+    /// Bytes of a buffer.
+    pub frame_bytes: usize,
+    /// What each buffer holds.
+    pub pictures: Vec<Vec<u8>>,
+}
+
+impl Pool {
+    /// Four buffers with the first four pictures.
+    pub fn new(format: VideoFormat) -> Pool {
+        let frame_bytes = (format.frame_bytes() as usize).next_multiple_of(4096);
+        let mut file = tempfile::tempfile().unwrap();
+        let pictures: Vec<Vec<u8>> = (0..4)
+            .map(|index| {
+                let mut bytes = picture(&format, index);
+                bytes.resize(frame_bytes, 0);
+                file.write_all(&bytes).unwrap();
+                bytes
+            })
+            .collect();
+        Pool { file, format, frame_bytes, pictures }
+    }
+
+    /// Encodes frame `index` out of its buffer. Our own mapping holds `bytes`.
+    pub fn give(&self, encoder: &mut dyn Encoder, index: u64, generation: u32, bytes: &[u8], sink: &mut Keep) {
+        self.give_forced(encoder, index, generation, bytes, false, sink);
+    }
+
+    /// As [`Pool::give`], with an IDR asked for.
+    pub fn give_forced(
+        &self,
+        encoder: &mut dyn Encoder,
+        index: u64,
+        generation: u32,
+        bytes: &[u8],
+        forced: bool,
+        sink: &mut Keep,
+    ) {
+        let buffer = index as usize % 4;
+        let memory = FrameMemory {
+            fd: self.file.as_fd(),
+            dma_buf: true,
+            offset: (buffer * self.frame_bytes) as u64,
+            size_bytes: (4 * self.frame_bytes) as u64,
+            identity: BufferIdentity { ring_uid: 5, generation, index: buffer as u16 },
+        };
+        give(encoder, &self.format, index, bytes, Some(memory), forced, sink).unwrap();
+    }
+}
+
+/// Settings for H.264 of that size on [`NODE`].
+pub fn on_node(width: u32, height: u32) -> EncoderSettings {
+    let format = nv12(width, height, FPS, Colour::BT709_LIMITED);
+    EncoderSettings { device: Some(NODE.into()), format, ..small(Codec::H264) }
 }
 
 /// Asserts that `count` frames came out, each once and in order, each with its access unit; returns where the IDRs are.

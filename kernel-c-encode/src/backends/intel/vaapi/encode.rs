@@ -46,12 +46,18 @@ pub(super) struct Pending {
     pub(super) source: Source,
     /// An IDR by request or by the period.
     pub(super) idr: bool,
-    pub(super) qp: u8,
-    /// As our own rate control measured it.
-    complexity: Complexity,
+    quantiser: Quantiser,
     coded: usize,
     picture: va::VASurfaceID,
     deadline: Instant,
+}
+
+/// How a frame is quantised, and what our own rate control makes of it where it chose that.
+#[derive(Debug, Clone, Copy)]
+struct Quantiser {
+    qp: u8,
+    complexity: Complexity,
+    expected_bits: f64,
 }
 
 /// Our own rate control, for devices that hold no bitrate.
@@ -160,16 +166,21 @@ impl Vaapi {
     }
 
     /// The quantiser of a frame.
-    fn quantiser(&mut self, frame: &EncodeInput<'_>, idr: bool) -> (u8, Complexity) {
+    fn quantiser(&mut self, frame: &EncodeInput<'_>, idr: bool) -> Quantiser {
+        let plain = |qp| Quantiser { qp, complexity: Complexity::default(), expected_bits: 0.0 };
         match &mut self.own {
             Some(own) => {
                 let complexity = own.meter.measure(&frame.pixels).unwrap_or_default();
-                (own.controller.next_qp(complexity, idr), complexity)
+                // What is in work fills the bucket before this frame does, though nobody knows yet how much.
+                let inside = self.pending.iter().map(|pending| pending.quantiser.expected_bits).sum();
+                own.controller.set_in_flight(self.pending.len() as u32, inside);
+                let qp = own.controller.next_qp(complexity, idr);
+                Quantiser { qp, complexity, expected_bits: own.controller.expected_bits(complexity, idr, qp) }
             }
             None if self.settings.rate_control == RateControl::ConstantQp => {
-                (frame.qp.unwrap_or(self.settings.qp).min(self.settings.max_qp()), Complexity::default())
+                plain(frame.qp.unwrap_or(self.settings.qp).min(self.settings.max_qp()))
             }
-            None => (self.plan.coder.init_qp(), Complexity::default()),
+            None => plain(self.plan.coder.init_qp()),
         }
     }
 
@@ -190,7 +201,7 @@ impl Vaapi {
             idr: pending.idr,
             idr_pic_id: self.next_idr as u16,
             since_idr: since_idr.unwrap_or(0),
-            qp: pending.qp,
+            qp: pending.quantiser.qp,
             reconstructed,
             reference: self.last_picture,
             coded: session.coded[coded],
@@ -240,7 +251,9 @@ impl Vaapi {
 
     /// Waits for the oldest frame up to `patience`; whether it is ready.
     fn wait(&self, patience: Duration) -> Result<bool, Fault> {
-        let (Some(session), Some(oldest)) = (&self.session, self.pending.front()) else { return Ok(false) };
+        let Some(oldest) = self.pending.front() else { return Ok(false) };
+        // One that is lost brings nothing out, however long it is waited for.
+        let session = self.session.as_ref().ok_or_else(no_session)?;
         let left = oldest.deadline.saturating_duration_since(Instant::now());
         let coded = *session.coded.get(oldest.coded).ok_or_else(no_session)?;
         let ready = self.va.wait(coded, oldest.picture, patience.min(left)).map_err(Fault::Call)?;
@@ -284,8 +297,8 @@ impl Vaapi {
         self.saved.clear();
         if let Some(own) = &mut self.own {
             if handed.is_ok() {
-                let coded = CodedFrame { bits: coded_bits, qp: oldest.qp, idr: oldest.idr };
-                own.controller.coded(oldest.complexity, coded);
+                let coded = CodedFrame { bits: coded_bits, qp: oldest.quantiser.qp, idr: oldest.idr };
+                own.controller.coded(oldest.quantiser.complexity, coded);
             } else {
                 own.controller.left_out();
             }
@@ -375,14 +388,13 @@ impl Encoder for Vaapi {
         // Frames in work may hold IDR pictures that the ring does not count yet.
         self.next_idr = self.next_idr.max(frame.idr_count);
         let idr = frame.force_idr || self.idr_owed || self.period_is_over();
-        let (qp, complexity) = self.quantiser(frame, idr);
+        let quantiser = self.quantiser(frame, idr);
         self.pending.push_back(Pending {
             key: frame.key,
             pts_ns: frame.pts_ns,
             source,
             idr,
-            qp,
-            complexity,
+            quantiser,
             coded: 0,
             picture: va::VA_INVALID_SURFACE,
             deadline: Instant::now(),

@@ -132,11 +132,7 @@ pub fn plan(settings: &EncoderSettings, caps: &Caps) -> Result<Plan, EncoderErro
         Codec::Av1 => Coder::Av1(av1(settings, caps, device_rate, level)?),
         Codec::H264 | Codec::Null => Coder::H264(h264(settings, caps, device_rate, level)?),
     };
-    let mut depth = usize::from(settings.async_depth.max(1));
-    if own_rate && depth > 1 {
-        tracing::warn!(depth, "The device holds no bitrate: our own rate control takes one frame at a time");
-        depth = 1;
-    }
+    let depth = usize::from(settings.async_depth.max(1));
     Ok(Plan { caps: *caps, stream, coder, rate_mode, own_rate, depth, level: (level.max_kbps, level.idc) })
 }
 

@@ -1,8 +1,11 @@
-//! The external allocator that the session is given: Alloc, Lock, Unlock, GetHDL and Free over VA surfaces.
+//! The external allocator that the session is given: VA surfaces in a table, mapped when they are written. What the
+//! runtime calls of it is in `callbacks`.
 //!
 //! A memory id is the number of a place in a table, plus one, so that whatever a runtime hands in is checked before it
 //! is used; GetHDL answers where the table holds the `VASurfaceID`, which is what runtimes on VA-API expect.
 #![expect(unsafe_code, reason = "callbacks of a C library, and VA surfaces")]
+
+mod callbacks;
 
 use crate::backends::intel::display::{Display, status_text};
 use libva_sys::{
@@ -12,11 +15,7 @@ use libva_sys::{
     VASurfaceAttribExternalBufferDescriptor, VASurfaceAttribMemoryType, VASurfaceAttribPixelFormat,
     VASurfaceAttribType, VASurfaceID,
 };
-use onevpl_sys as vpl;
-use onevpl_sys::{
-    mfxFrameAllocRequest, mfxFrameAllocResponse, mfxFrameAllocator, mfxFrameData, mfxHDL, mfxMemId, mfxStatus, mfxU16,
-};
-use std::ffi::c_void;
+use onevpl_sys::{mfxFrameAllocator, mfxFrameData, mfxHDL, mfxMemId, mfxU16};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -124,15 +123,7 @@ impl Allocator {
         let surfaces = (0..MOST_SURFACES).map(|_| AtomicU32::new(VA_INVALID_ID)).collect();
         let entries = (0..MOST_SURFACES).map(|_| None).collect();
         let inner = Arc::new(Inner { display, surfaces, state: Mutex::new(State { entries, responses: Vec::new() }) });
-        let callbacks = Box::new(mfxFrameAllocator {
-            reserved: [0; 4],
-            pthis: Arc::as_ptr(&inner).cast_mut().cast::<c_void>(),
-            Alloc: Some(alloc),
-            Lock: Some(lock),
-            Unlock: Some(unlock),
-            GetHDL: Some(get_handle),
-            Free: Some(free),
-        });
+        let callbacks = callbacks::callbacks(&inner);
         Allocator { inner, callbacks }
     }
 
@@ -167,11 +158,17 @@ impl Allocator {
         self.inner.destroy(&mut self.inner.state(), id);
     }
 
-    /// Maps a surface for writing, calls `write` and unmaps it.
+    /// The display and the id of a surface, for the runtime.
+    pub fn native(&self, id: MemId) -> (mfxHDL, VASurfaceID) {
+        (self.inner.display.raw(), self.inner.surfaces[id.0].load(Ordering::Acquire))
+    }
+
+    /// Maps a surface for writing, calls `write` and unmaps it. Returns whether what was written was an image apart from
+    /// the surface, which the driver copied into it: not every surface can be mapped.
     ///
     /// # Errors
     /// What libva said.
-    pub fn write(&self, id: MemId, write: impl FnOnce(Mapped)) -> Result<(), String> {
+    pub fn write(&self, id: MemId, write: impl FnOnce(Mapped)) -> Result<bool, String> {
         let mapped = self.inner.lock(id, true)?;
         write(mapped);
         self.inner.unlock(id)
@@ -312,14 +309,16 @@ impl Inner {
         }
     }
 
-    fn unlock(&self, id: MemId) -> Result<(), String> {
+    /// Ends a lock; returns whether the surface was written by an image.
+    fn unlock(&self, id: MemId) -> Result<bool, String> {
         let mut state = self.state();
         let entry = state.entries[id.0].as_mut().ok_or("there is no such surface")?;
         let Some(mut lock) = entry.lock.take() else { return Err("the surface is not locked".to_owned()) };
         lock.holders -= 1;
         if lock.holders > 0 {
+            let put_back = lock.put_back;
             entry.lock = Some(lock);
-            return Ok(());
+            return Ok(put_back);
         }
         if lock.put_back {
             let (va, display) = (self.display.functions(), self.display.raw());
@@ -333,9 +332,9 @@ impl Inner {
                 va.vaDestroyImage(display, lock.image.image_id);
                 put
             };
-            return self.check("vaPutImage", status);
+            return self.check("vaPutImage", status).map(|()| true);
         }
-        self.end_lock(&lock)
+        self.end_lock(&lock).map(|()| false)
     }
 }
 
@@ -361,122 +360,6 @@ pub fn set_pitch(data: &mut mfxFrameData, pitch: usize) {
     data.__bindgen_anon_2.PitchLow = (pitch & 0xffff) as mfxU16;
 }
 
-/// # Safety
-/// `this` is the pointer of an [`Allocator`] that lives.
-unsafe fn inner<'a>(this: mfxHDL) -> Option<&'a Inner> {
-    // SAFETY: by the caller; a null pointer gives none.
-    unsafe { this.cast::<Inner>().as_ref() }
-}
-
-unsafe extern "C" fn alloc(
-    this: mfxHDL,
-    request: *mut mfxFrameAllocRequest,
-    response: *mut mfxFrameAllocResponse,
-) -> mfxStatus {
-    // SAFETY: the runtime passes the pointer it was given, and a request and a response of its own or null.
-    let (Some(inner), Some(request), Some(response)) =
-        (unsafe { inner(this) }, unsafe { request.as_ref() }, unsafe { response.as_mut() })
-    else {
-        return vpl::MFX_ERR_NULL_PTR;
-    };
-    let video = vpl::MFX_MEMTYPE_VIDEO_MEMORY_DECODER_TARGET
-        | vpl::MFX_MEMTYPE_VIDEO_MEMORY_PROCESSOR_TARGET
-        | vpl::MFX_MEMTYPE_VIDEO_MEMORY_ENCODER_TARGET;
-    let Some(format) = SurfaceFormat::of(request.Info.FourCC) else { return vpl::MFX_ERR_UNSUPPORTED };
-    if u32::from(request.Type) & video == 0 {
-        return vpl::MFX_ERR_UNSUPPORTED;
-    }
-    // SAFETY: both members of the union are plain integers.
-    let size = unsafe { request.Info.__bindgen_anon_1.__bindgen_anon_1 };
-    let count = request.NumFrameSuggested.max(request.NumFrameMin);
-    let mut made = Vec::with_capacity(usize::from(count));
-    for _ in 0..count {
-        match inner.create(format, u32::from(size.Width), u32::from(size.Height), None) {
-            Ok(id) => made.push(id),
-            Err(error) => {
-                tracing::warn!(error, count, "The runtime asked for surfaces that cannot be had");
-                let mut state = inner.state();
-                made.into_iter().for_each(|id| inner.destroy(&mut state, id));
-                return vpl::MFX_ERR_MEMORY_ALLOC;
-            }
-        }
-    }
-    let mut mids: Box<[mfxMemId]> = made.into_iter().map(MemId::raw).collect();
-    response.mids = mids.as_mut_ptr();
-    response.NumFrameActual = count;
-    inner.state().responses.push(mids);
-    vpl::MFX_ERR_NONE
-}
-
-unsafe extern "C" fn lock(this: mfxHDL, mid: mfxMemId, data: *mut mfxFrameData) -> mfxStatus {
-    // SAFETY: as in `alloc`.
-    let (Some(inner), Some(data)) = (unsafe { inner(this) }, unsafe { data.as_mut() }) else {
-        return vpl::MFX_ERR_NULL_PTR;
-    };
-    let Some(id) = MemId::from_raw(mid) else { return vpl::MFX_ERR_INVALID_HANDLE };
-    match inner.lock(id, false) {
-        Ok(mapped) if mapped.pitches[0] == mapped.pitches[1] => {
-            set_pitch(data, mapped.pitches[0]);
-            data.__bindgen_anon_3.Y = mapped.planes[0];
-            data.__bindgen_anon_4.UV = mapped.planes[1];
-            vpl::MFX_ERR_NONE
-        }
-        Ok(_) => {
-            let _ = inner.unlock(id);
-            vpl::MFX_ERR_LOCK_MEMORY
-        }
-        Err(error) => {
-            tracing::debug!(error, "A surface could not be locked for the runtime");
-            vpl::MFX_ERR_LOCK_MEMORY
-        }
-    }
-}
-
-unsafe extern "C" fn unlock(this: mfxHDL, mid: mfxMemId, data: *mut mfxFrameData) -> mfxStatus {
-    // SAFETY: as in `alloc`.
-    let (Some(inner), data) = (unsafe { inner(this) }, unsafe { data.as_mut() }) else {
-        return vpl::MFX_ERR_NULL_PTR;
-    };
-    let Some(id) = MemId::from_raw(mid) else { return vpl::MFX_ERR_INVALID_HANDLE };
-    if let Some(data) = data {
-        data.__bindgen_anon_3.Y = ptr::null_mut();
-        data.__bindgen_anon_4.UV = ptr::null_mut();
-        set_pitch(data, 0);
-    }
-    if inner.unlock(id).is_ok() { vpl::MFX_ERR_NONE } else { vpl::MFX_ERR_LOCK_MEMORY }
-}
-
-unsafe extern "C" fn get_handle(this: mfxHDL, mid: mfxMemId, handle: *mut mfxHDL) -> mfxStatus {
-    // SAFETY: as in `alloc`.
-    let (Some(inner), Some(handle)) = (unsafe { inner(this) }, unsafe { handle.as_mut() }) else {
-        return vpl::MFX_ERR_NULL_PTR;
-    };
-    match MemId::from_raw(mid) {
-        Some(id) if inner.surfaces[id.0].load(Ordering::Acquire) != VA_INVALID_ID => {
-            *handle = inner.surfaces[id.0].as_ptr().cast();
-            vpl::MFX_ERR_NONE
-        }
-        _ => vpl::MFX_ERR_INVALID_HANDLE,
-    }
-}
-
-unsafe extern "C" fn free(this: mfxHDL, response: *mut mfxFrameAllocResponse) -> mfxStatus {
-    // SAFETY: as in `alloc`.
-    let (Some(inner), Some(response)) = (unsafe { inner(this) }, unsafe { response.as_mut() }) else {
-        return vpl::MFX_ERR_NULL_PTR;
-    };
-    let mut state = inner.state();
-    let Some(known) = state.responses.iter().position(|mids| mids.as_ptr() == response.mids.cast_const()) else {
-        return vpl::MFX_ERR_INVALID_HANDLE;
-    };
-    let mids = state.responses.swap_remove(known);
-    for id in mids.iter().filter_map(|mid| MemId::from_raw(*mid)) {
-        inner.destroy(&mut state, id);
-    }
-    (response.mids, response.NumFrameActual) = (ptr::null_mut(), 0);
-    vpl::MFX_ERR_NONE
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -487,19 +370,6 @@ mod tests {
         assert_eq!(MemId::from_raw(ptr::null_mut()), None);
         assert_eq!(MemId::from_raw(ptr::without_provenance_mut(MOST_SURFACES + 1)), None);
         assert_eq!(MemId::from_raw(ptr::without_provenance_mut(usize::MAX)), None);
-    }
-
-    #[test]
-    fn callbacks_without_an_allocator_answer_a_null_pointer() {
-        let (none, mid) = (ptr::null_mut(), MemId(0).raw());
-        // SAFETY: null pointers are what is tested.
-        unsafe {
-            assert_eq!(alloc(none, ptr::null_mut(), ptr::null_mut()), vpl::MFX_ERR_NULL_PTR);
-            assert_eq!(lock(none, mid, ptr::null_mut()), vpl::MFX_ERR_NULL_PTR);
-            assert_eq!(unlock(none, mid, ptr::null_mut()), vpl::MFX_ERR_NULL_PTR);
-            assert_eq!(get_handle(none, mid, ptr::null_mut()), vpl::MFX_ERR_NULL_PTR);
-            assert_eq!(free(none, ptr::null_mut()), vpl::MFX_ERR_NULL_PTR);
-        }
     }
 
     #[test]

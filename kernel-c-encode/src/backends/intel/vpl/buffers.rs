@@ -208,6 +208,11 @@ impl Params {
         unsafe { self.mfx().FrameInfo.__bindgen_anon_1.__bindgen_anon_1 }
     }
 
+    /// Sets the size of the frames.
+    pub fn set_size(&mut self, size: FrameSize) {
+        self.mfx_mut().FrameInfo.__bindgen_anon_1.__bindgen_anon_1 = size;
+    }
+
     /// The rate part.
     pub fn rate(&self) -> Rate {
         rate::read(self)

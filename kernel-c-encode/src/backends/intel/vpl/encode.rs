@@ -15,7 +15,9 @@ use crate::backends::intel::surfaces::{MAX_SURFACES, Slots};
 use crate::encoder::{EncodeInput, FrameMemory};
 use crate::error::EncoderError;
 use crate::settings::{EncoderSettings, Gop};
+use crate::warm::warm_up;
 use onevpl_sys as vpl;
+use shm_protocol::pixels::PixelsRead;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -57,6 +59,8 @@ pub struct Vpl {
     /// The next frame has to be an IDR.
     pub(super) idr_owed: bool,
     pub(super) since_idr: u32,
+    /// When a frame went in last.
+    pub(super) last_in: Instant,
     /// Frames inside refer to one that did not get out: they are encoded anew first.
     pub(super) restart_owed: Option<String>,
     pub(super) rate_needs_idr: bool,
@@ -72,7 +76,9 @@ pub struct Vpl {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WayKind {
     Imported,
+    ImportedByRuntime,
     Copied,
+    CopiedByImage,
     InPlace,
 }
 
@@ -100,6 +106,7 @@ impl Vpl {
             reasons: Vec::new(),
             idr_owed: true,
             since_idr: 0,
+            last_in: Instant::now(),
             restart_owed: None,
             rate_needs_idr: false,
             idr_ids: IdrIds::new(settings.idr_count),
@@ -117,7 +124,29 @@ impl Vpl {
         encoder.order.reserve(count);
         encoder.outputs.reserve(count);
         encoder.install(engine);
+        if !asked_for {
+            encoder.prove()?;
+        }
         Ok(encoder)
+    }
+
+    /// Encodes a private grey picture, for who has other encoders to choose from: a device may agree to everything and
+    /// then not encode. The stream begins behind it as if it had not been: with an IDR of the number that is due.
+    fn prove(&mut self) -> Result<(), EncoderError> {
+        let format = self.settings.format;
+        // Half of the range in 8 bit, and as good as that in the high bits of P010.
+        let grey = vec![0x80; format.frame_bytes() as usize];
+        warm_up(self, PixelsRead::from_slice(&format, &grey).map_err(EncoderError::Format)?)?;
+        self.settle_debts()?;
+        self.idr_ids = IdrIds::new(self.settings.idr_count);
+        (self.idr_owed, self.since_idr) = (true, 0);
+        // What it was copied into may never be needed again: frames may come by import.
+        if let Some(engine) = self.engine.as_mut().filter(|_| self.frames.iter().all(Frame::is_unlocked)) {
+            engine.input.drop_copies();
+        }
+        (self.copied_bytes, self.way) = (0, None);
+        self.write_path();
+        Ok(())
     }
 
     /// Takes a session into use.
@@ -168,15 +197,17 @@ impl Vpl {
                 path += match self.way {
                     None => ": VA surfaces",
                     Some(WayKind::Imported) => ": DMA-BUF imported, nothing copied",
+                    Some(WayKind::ImportedByRuntime) => ": DMA-BUF imported by ImportFrameSurface, nothing copied",
                     Some(WayKind::Copied) => ": copied once into a mapped surface",
+                    Some(WayKind::CopiedByImage) => ": copied once into an image, and by the driver into a surface",
                     Some(WayKind::InPlace) => ": read in place",
                 };
             }
             super::input::Input::System(system) => {
                 path += match self.way {
                     None => ": system memory",
-                    Some(WayKind::InPlace | WayKind::Imported) => ": system memory read in place, nothing copied by us",
-                    Some(WayKind::Copied) => ": copied once into system memory",
+                    Some(WayKind::Copied | WayKind::CopiedByImage) => ": copied once into system memory",
+                    Some(_) => ": system memory read in place, nothing copied by us",
                 };
                 path += &format!(" ({})", system.reason);
             }
@@ -189,11 +220,12 @@ impl Vpl {
 
     fn took(&mut self, way: Way) {
         let kind = match way {
-            Way::Imported(_) => WayKind::Imported,
+            Way::Imported { by_runtime: false, .. } => WayKind::Imported,
+            Way::Imported { by_runtime: true, .. } => WayKind::ImportedByRuntime,
             Way::InPlace => WayKind::InPlace,
-            Way::Copied { bytes } => {
+            Way::Copied { bytes, by_image } => {
                 self.copied_bytes += bytes;
-                WayKind::Copied
+                if by_image { WayKind::CopiedByImage } else { WayKind::Copied }
             }
         };
         if self.way != Some(kind) {
@@ -249,6 +281,7 @@ impl Vpl {
         (frame.picture, frame.way) = (Some(Picture::of(input)), None);
         (self.idr_owed, self.since_idr) = (false, if idr { 1 } else { self.since_idr.saturating_add(1) });
         self.order.push_back(slot);
+        self.last_in = Instant::now();
         Ok(slot)
     }
 
@@ -256,9 +289,15 @@ impl Vpl {
     pub(super) fn submit(&mut self, slot: usize, memory: Option<&FrameMemory<'_>>) -> Result<(), Fault> {
         self.bring_in(slot, memory)?;
         let deadline = Instant::now() + self.patience;
-        let frame = &mut self.frames[slot];
+        let Vpl { engine, frames, .. } = self;
+        let frame = &mut frames[slot];
         frame.deadline = Some(deadline);
-        let (control, surface) = (frame.tell(), frame.surface.get());
+        let control = frame.tell();
+        let by_runtime = engine.as_ref().zip(frame.way).and_then(|(engine, way)| engine.input.runtime_surface(way));
+        let surface = match by_runtime {
+            Some(surface) => frame.tell_at(surface),
+            None => frame.surface.get(),
+        };
         self.offer(control, surface, deadline).map(|_| ())
     }
 

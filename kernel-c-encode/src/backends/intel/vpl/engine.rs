@@ -4,8 +4,8 @@
 use super::buffers::{Ext, Params};
 use super::input::Input;
 use super::library::CURE;
-use super::negotiate::{Agreed, Fault, actual, fault, negotiate};
-use super::params::{OFF, ON, codec_id};
+use super::negotiate::{Agreed, Fault, actual, changes, fault, negotiate, query};
+use super::params::{OFF, ON, check_tiles, codec_id, frame_size};
 use super::rate;
 use super::session::Session;
 use crate::backends::intel::display::{Display, NoDisplay};
@@ -102,6 +102,7 @@ impl Engine {
             }
         };
         let Agreed { params, actual, notes, surfaces } = agreed;
+        input.meet(&mut session);
         Ok(Engine { session, input, params, actual, notes, surfaces })
     }
 
@@ -173,6 +174,33 @@ impl Engine {
         Ok(())
     }
 
+    /// Begins a new sequence with frames of the size in `settings`. Everything else stays as it was agreed: also the
+    /// level, which allows what is smaller, and the buffer of the rate control, which runtimes refuse to change.
+    ///
+    /// # Errors
+    /// Why it cannot be, for people; above all where the runtime would need more memory than Init gave it.
+    pub fn change_size(&mut self, settings: &EncoderSettings) -> Result<(), String> {
+        check_size(&self.session, settings).and_then(|()| check_tiles(settings)).map_err(|error| error.to_string())?;
+        let mut params = self.params;
+        params.set_size(frame_size(&settings.format));
+        params.attach(Ext::Reset);
+        // Another size is another sequence, whatever the codec: it is not in the list of what goes without one
+        // (mfxExtEncoderResetOption), and receivers have to be told anyway.
+        params.ext.reset.StartNewSequence = ON;
+        let (status, answer) = query(&mut self.session, &mut params);
+        if status < vpl::MFX_ERR_NONE {
+            return Err(fault("MFXVideoENCODE_Query", status).to_string());
+        }
+        // What would change besides has to be agreed on, and said, as for a new session.
+        if let Some(change) = changes(&params, &answer).pop() {
+            return Err(change);
+        }
+        let mut expected = self.actual;
+        expected.set_size(params.size());
+        self.reset(params, ON).map_err(|fault| fault.to_string())?;
+        changes(&expected, &self.actual).pop().map_or(Ok(()), Err)
+    }
+
     /// Changes the bitrate to that of `settings`: without an IDR where the runtime can.
     ///
     /// # Errors
@@ -192,6 +220,12 @@ impl Engine {
         rate::change(&mut params, settings, false);
         self.reset(params, ON)?;
         Ok(RateChange::NewSequence)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.input.part();
     }
 }
 

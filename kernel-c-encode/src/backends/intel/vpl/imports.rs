@@ -1,8 +1,13 @@
-//! Frames of other kernels as VA surfaces, without a copy (DRM PRIME 2), kept by the identity of their buffer.
+//! Frames of other kernels as VA surfaces, without a copy (DRM PRIME 2), kept by the identity of their buffer; where the
+//! runtime imports itself, as surfaces of the runtime.
+#![expect(unsafe_code, reason = "lends VA surfaces to the runtime")]
 
 use super::allocator::{Allocator, MemId, SurfaceFormat};
+use super::memory::{Imported, MemoryInterface};
+use super::session::Session;
 use crate::encoder::{BufferIdentity, FrameMemory};
 use libva_sys::VADRMPRIMESurfaceDescriptor;
+use onevpl_sys::mfxFrameSurface1;
 use shm_protocol::frame::VideoFormat;
 use std::os::fd::AsRawFd;
 
@@ -21,9 +26,26 @@ pub struct ImportId(usize);
 struct Import {
     identity: BufferIdentity,
     layout: Layout,
+    /// The runtime's surface over `surface`, given back before that is destroyed.
+    by_runtime: Option<Imported>,
     surface: MemId,
     in_flight: u32,
     last_used: u64,
+}
+
+impl Import {
+    /// Takes it into use for a frame. The runtime's surface has room for one frame's time: it is used by one at a time.
+    fn taken(&mut self, index: usize, now: u64) -> Taken {
+        let by_runtime = self.in_flight == 0 && self.by_runtime.as_ref().is_some_and(Imported::is_unlocked);
+        (self.in_flight, self.last_used) = (self.in_flight + 1, now);
+        Taken { id: ImportId(index), surface: self.surface, by_runtime }
+    }
+
+    /// Gives back what the runtime has of it, and destroys the surface.
+    fn end(self, allocator: &Allocator) {
+        drop(self.by_runtime);
+        allocator.destroy(self.surface);
+    }
 }
 
 /// What the surface was made of, apart from the memory.
@@ -43,13 +65,43 @@ pub struct Imports {
     refused: Vec<(u32, u32)>,
     clock: u64,
     enabled: bool,
+    /// Where the runtime imports. `None`: it does not, or refused to.
+    memory: Option<MemoryInterface>,
+}
+
+/// An import for one frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    /// The import.
+    pub id: ImportId,
+    /// Its surface, for the allocator.
+    pub surface: MemId,
+    /// The frame goes in as the runtime's own surface ([`Imports::runtime_surface`]).
+    pub by_runtime: bool,
 }
 
 impl Imports {
     /// None yet; `enabled` false: there will be none.
     pub fn new(enabled: bool) -> Imports {
         let kept = (0..MOST_IMPORTS).map(|_| None).collect();
-        Imports { kept, refused: Vec::with_capacity(MOST_REFUSED), clock: 0, enabled }
+        Imports { kept, refused: Vec::with_capacity(MOST_REFUSED), clock: 0, enabled, memory: None }
+    }
+
+    /// Lets the runtime import, where it can.
+    pub fn meet(&mut self, session: &mut Session) {
+        self.memory = MemoryInterface::of(session).filter(|_| self.enabled);
+    }
+
+    /// Gives every surface of the runtime back: it ends.
+    pub fn part(&mut self) {
+        self.memory = None;
+        self.kept.iter_mut().flatten().for_each(|import| import.by_runtime = None);
+    }
+
+    /// The runtime's surface of an import.
+    pub fn runtime_surface(&self, id: ImportId) -> Option<*mut mfxFrameSurface1> {
+        let import = self.kept.get(id.0)?.as_ref()?;
+        import.by_runtime.as_ref().map(Imported::raw)
     }
 
     /// The surface over this memory, new or kept. `None`: the frame has to be copied.
@@ -59,7 +111,7 @@ impl Imports {
         memory: &FrameMemory<'_>,
         format: &VideoFormat,
         kind: SurfaceFormat,
-    ) -> Option<(ImportId, MemId)> {
+    ) -> Option<Taken> {
         let identity = memory.identity;
         if !self.enabled || self.refused.contains(&(identity.ring_uid, identity.generation)) {
             return None;
@@ -73,17 +125,15 @@ impl Imports {
         };
         let known = |import: &Import| import.identity == identity && import.layout == layout;
         if let Some(index) = self.kept.iter().position(|place| place.as_ref().is_some_and(known)) {
-            let import = self.kept[index].as_mut()?;
-            import.in_flight += 1;
-            import.last_used = self.clock;
-            return Some((ImportId(index), import.surface));
+            return self.kept[index].as_mut().map(|import| import.taken(index, self.clock));
         }
         self.forget(allocator, identity);
         let index = self.place(allocator)?;
         match import(allocator, memory, &layout, kind) {
             Ok(surface) => {
-                self.kept[index] = Some(Import { identity, layout, surface, in_flight: 1, last_used: self.clock });
-                Some((ImportId(index), surface))
+                let by_runtime = self.runtime_import(allocator, surface);
+                let import = Import { identity, layout, by_runtime, surface, in_flight: 0, last_used: 0 };
+                Some(self.kept[index].insert(import).taken(index, self.clock))
             }
             Err(reason) => {
                 let what = if memory.dma_buf { "DMA-BUF" } else { "memory that is no DMA-BUF" };
@@ -97,6 +147,22 @@ impl Imports {
                     self.refused.remove(0);
                 }
                 self.refused.push((identity.ring_uid, identity.generation));
+                None
+            }
+        }
+    }
+
+    /// Makes a surface one of the runtime too, where the runtime does that; after one that it refused no other is tried.
+    fn runtime_import(&mut self, allocator: &Allocator, surface: MemId) -> Option<Imported> {
+        let memory = self.memory.as_mut()?;
+        let (display, surface) = allocator.native(surface);
+        // SAFETY: the session and its encoder live until `part` took the interface; the surface outlives its import,
+        // which is the field before it.
+        match unsafe { memory.import(display, surface) } {
+            Ok(imported) => Some(imported),
+            Err(reason) => {
+                tracing::info!(reason, "The runtime does not import: frames go in through the allocator");
+                self.memory = None;
                 None
             }
         }
@@ -119,7 +185,7 @@ impl Imports {
                     && (old.generation != now.generation || old.index == now.index)
             };
             if let Some(import) = place.take_if(|import| stale(import)) {
-                allocator.destroy(import.surface);
+                import.end(allocator);
             }
         }
     }
@@ -134,7 +200,7 @@ impl Imports {
         });
         let (_, index) = idle.min()?;
         if let Some(import) = self.kept[index].take() {
-            allocator.destroy(import.surface);
+            import.end(allocator);
         }
         Some(index)
     }

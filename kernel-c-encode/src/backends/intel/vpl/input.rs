@@ -4,6 +4,7 @@
 use super::allocator::{Allocator, MemId, SurfaceFormat, set_pitch};
 use super::imports::{ImportId, Imports};
 use super::params::SIDE_ALIGN;
+use super::session::Session;
 use crate::backends::intel::copy::{Plane, copy_plane};
 use crate::backends::intel::display::Display;
 use crate::encoder::{EncodeInput, FrameMemory};
@@ -113,11 +114,18 @@ unsafe fn pad_row(row: *mut u8, row_bytes: usize, padded_bytes: usize, pixel: us
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// Its memory became a surface; nothing was copied.
-    Imported(ImportId),
+    Imported {
+        /// The import.
+        id: ImportId,
+        /// It is the runtime's own surface (`ImportFrameSurface`).
+        by_runtime: bool,
+    },
     /// Copied into a surface or a buffer.
     Copied {
         /// Pixel bytes.
         bytes: u64,
+        /// Into an image, which the driver copied into the surface.
+        by_image: bool,
     },
     /// The runtime reads it where it lies.
     InPlace,
@@ -137,12 +145,20 @@ pub enum Input {
 pub struct Video {
     /// Surfaces to copy into, by slot, made when first needed: none as long as imports work. Declared, like
     /// `imports`, before the allocator that owns them all.
-    pool: Vec<Option<MemId>>,
+    pool: Vec<Option<Place>>,
     imports: Imports,
     /// The allocator the session has.
     pub allocator: Allocator,
     /// The device.
     pub display: Arc<Display>,
+}
+
+/// A surface to copy into.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    id: MemId,
+    width: u32,
+    height: u32,
 }
 
 /// The input by pointers.
@@ -205,8 +221,41 @@ impl Input {
 
     /// The encoder is done with a frame that went this way.
     pub fn done(&mut self, way: Way) {
-        if let (Input::Video(video), Way::Imported(id)) = (self, way) {
+        if let (Input::Video(video), Way::Imported { id, .. }) = (self, way) {
             video.imports.done(id);
+        }
+    }
+
+    /// The surface of the runtime that a frame that went this way lies in, if it is one of those.
+    pub fn runtime_surface(&self, way: Way) -> Option<*mut mfxFrameSurface1> {
+        match (self, way) {
+            (Input::Video(video), Way::Imported { id, by_runtime: true }) => video.imports.runtime_surface(id),
+            _ => None,
+        }
+    }
+
+    /// Looks what the runtime of the session, whose encoder is ready, can do for it.
+    pub fn meet(&mut self, session: &mut Session) {
+        if let Input::Video(video) = self {
+            video.imports.meet(session);
+        }
+    }
+
+    /// Gives back what is the runtime's: its session ends.
+    pub fn part(&mut self) {
+        if let Input::Video(video) = self {
+            video.imports.part();
+        }
+    }
+
+    /// Gives back the memory of copies; no frame may be in it.
+    pub fn drop_copies(&mut self) {
+        match self {
+            Input::Video(video) => {
+                let Video { pool, allocator, .. } = video.as_mut();
+                pool.iter_mut().filter_map(Option::take).for_each(|place| allocator.destroy(place.id));
+            }
+            Input::System(system) => system.pool.iter_mut().for_each(|buffer| *buffer = Vec::new()),
         }
     }
 }
@@ -228,29 +277,38 @@ impl Video {
         surface.Data.__bindgen_anon_3.Y = ptr::null_mut();
         surface.Data.__bindgen_anon_4.UV = ptr::null_mut();
         if let Some(memory) = memory
-            && let Some((import, id)) = self.imports.get(&self.allocator, memory, &picture.format, kind)
+            && let Some(taken) = self.imports.get(&self.allocator, memory, &picture.format, kind)
         {
-            surface.Data.MemId = id.raw();
-            return Ok(Way::Imported(import));
+            surface.Data.MemId = taken.surface.raw();
+            return Ok(Way::Imported { id: taken.id, by_runtime: taken.by_runtime });
         }
         let format = &picture.format;
-        let id = match self.pool[slot] {
-            Some(id) => id,
-            None => {
-                let side = |pixels: u32| pixels.next_multiple_of(SIDE_ALIGN);
-                let id = self.allocator.create(kind, side(format.width), side(format.height))?;
-                self.pool[slot] = Some(id);
-                id
-            }
-        };
+        let id = self.place(slot, format, kind)?;
         let mut bytes = 0;
-        self.allocator.write(id, |mapped| {
+        let by_image = self.allocator.write(id, |mapped| {
             // SAFETY: the allocator checked that `mapped.height` rows of both planes are mapped at these pitches; the
             // surface was made at least as wide and high as whole macroblocks.
             bytes = unsafe { picture.copy_to(mapped.planes, mapped.pitches, mapped.height) };
         })?;
         surface.Data.MemId = id.raw();
-        Ok(Way::Copied { bytes })
+        Ok(Way::Copied { bytes, by_image })
+    }
+}
+
+impl Video {
+    /// The surface of a slot for frames of this format: another one where the size has changed.
+    fn place(&mut self, slot: usize, format: &VideoFormat, kind: SurfaceFormat) -> Result<MemId, String> {
+        let (width, height) = (format.width.next_multiple_of(SIDE_ALIGN), format.height.next_multiple_of(SIDE_ALIGN));
+        if let Some(place) = self.pool[slot] {
+            if (place.width, place.height) == (width, height) {
+                return Ok(place.id);
+            }
+            self.allocator.destroy(place.id);
+            self.pool[slot] = None;
+        }
+        let id = self.allocator.create(kind, width, height)?;
+        self.pool[slot] = Some(Place { id, width, height });
+        Ok(id)
     }
 }
 
@@ -284,6 +342,6 @@ impl System {
         set_pitch(&mut surface.Data, pitch);
         surface.Data.__bindgen_anon_3.Y = planes[0];
         surface.Data.__bindgen_anon_4.UV = planes[1];
-        Way::Copied { bytes }
+        Way::Copied { bytes, by_image: false }
     }
 }

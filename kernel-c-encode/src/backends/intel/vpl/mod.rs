@@ -2,8 +2,9 @@
 //! when the backend is asked for by name.
 //!
 //! Layers, from the bottom: `library` opens what is there; `session` finds an implementation;
-//! `buffers`, `params`, `rate` and `negotiate` agree with it on parameters; `allocator`, `imports` and `input` bring pixels in;
-//! `engine` is one session at work; `encode` is the pipeline on it, `reset` its recovery, `stream` its face.
+//! `buffers`, `params`, `rate` and `negotiate` agree with it on parameters; `allocator`, `memory`, `imports` and `input` bring pixels in;
+//! `engine` is one session at work; `encode` is the pipeline on it, `reset` its recovery, `size` a change of its frames,
+//! `stream` its face.
 
 pub mod allocator;
 mod buffers;
@@ -13,11 +14,13 @@ mod idr_id;
 mod imports;
 mod input;
 mod library;
+mod memory;
 mod negotiate;
 mod params;
 mod rate;
 mod reset;
 mod session;
+mod size;
 mod stream;
 mod tasks;
 #[cfg(test)]

@@ -26,6 +26,15 @@ pub enum Fault {
     Refused(EncoderError),
 }
 
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::Lost(reason) => f.write_str(reason),
+            Fault::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
 impl From<EncoderError> for Fault {
     fn from(error: EncoderError) -> Fault {
         Fault::Refused(error)
@@ -250,7 +259,8 @@ pub fn changes(asked: &Params, answer: &Params) -> Vec<String> {
     .collect()
 }
 
-fn query(session: &mut Session, asked: &mut Params) -> (mfxStatus, Params) {
+/// Asks the runtime what it makes of parameters.
+pub fn query(session: &mut Session, asked: &mut Params) -> (mfxStatus, Params) {
     let mut answer = *asked;
     // SAFETY: an open session; both sets of parameters have the same ext buffers and live during the call.
     let status = unsafe { session.vpl().MFXVideoENCODE_Query(session.raw(), asked.raw(), answer.raw()) };

@@ -7,7 +7,7 @@ use crate::error::EncoderError;
 use crate::settings::{EncoderSettings, Entropy, Gop, H264Profile, Preset, RateControl};
 use onevpl_sys as vpl;
 use onevpl_sys::{mfxFrameInfo, mfxFrameInfo__bindgen_ty_1__bindgen_ty_1 as FrameSize, mfxU16};
-use shm_protocol::frame::{ChromaSiting, Codec, PixelFormat, Range};
+use shm_protocol::frame::{ChromaSiting, Codec, PixelFormat, Range, VideoFormat};
 
 /// The tri-state of the headers.
 pub const ON: mfxU16 = vpl::MFX_CODINGOPTION_ON as mfxU16;
@@ -46,7 +46,7 @@ pub fn tiles(settings: &EncoderSettings) -> (u16, u16) {
 }
 
 /// Refuses tiles that the codec does not allow at this size, whatever the device.
-fn check_tiles(settings: &EncoderSettings) -> Result<(), EncoderError> {
+pub fn check_tiles(settings: &EncoderSettings) -> Result<(), EncoderError> {
     let (columns, rows) = tiles(settings);
     let (least_x, least_y) = if settings.codec == Codec::Hevc { HEVC_TILE } else { (1, 1) };
     let most = |side: u32, least: u32| (side.div_ceil(CTU) / least).max(1);
@@ -132,15 +132,20 @@ fn frame_info(settings: &EncoderSettings) -> mfxFrameInfo {
         ChromaFormat: vpl::MFX_CHROMAFORMAT_YUV420 as mfxU16,
         ..mfxFrameInfo::default()
     };
-    info.__bindgen_anon_1.__bindgen_anon_1 = FrameSize {
+    info.__bindgen_anon_1.__bindgen_anon_1 = frame_size(format);
+    info
+}
+
+/// The size of frames of this format, coded in whole macroblocks.
+pub fn frame_size(format: &VideoFormat) -> FrameSize {
+    FrameSize {
         Width: format.width.next_multiple_of(SIDE_ALIGN) as mfxU16,
         Height: format.height.next_multiple_of(SIDE_ALIGN) as mfxU16,
         CropX: 0,
         CropY: 0,
         CropW: format.width as mfxU16,
         CropH: format.height as mfxU16,
-    };
-    info
+    }
 }
 
 /// The parameters for these settings. `video_memory`: frames come as VA surfaces, otherwise as pointers.

@@ -52,8 +52,7 @@ impl Vpl {
             };
             match done.and_then(|()| self.again()) {
                 Ok(()) => return Ok(()),
-                Err(Fault::Lost(reason)) => self.reasons.push(reason),
-                Err(Fault::Refused(error)) => self.reasons.push(error.to_string()),
+                Err(fault) => self.reasons.push(fault.to_string()),
             }
         }
     }
@@ -100,8 +99,7 @@ impl Vpl {
         tracing::debug!(reason, "A new sequence begins");
         match self.reset_in_place().and_then(|()| self.again()) {
             Ok(()) => Ok(()),
-            Err(Fault::Lost(reason)) => self.recover(reason),
-            Err(Fault::Refused(error)) => self.recover(error.to_string()),
+            Err(fault) => self.recover(fault.to_string()),
         }
     }
 

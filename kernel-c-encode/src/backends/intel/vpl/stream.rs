@@ -127,8 +127,16 @@ impl Vpl {
         Ok(())
     }
 
+    /// Whether the runtime holds frames back (`MFX_ERR_MORE_DATA`) for a next one that does not come. No runtime does
+    /// so of itself without B frames and look-ahead, but the API allows it, and a source that stops must not leave its
+    /// last picture inside for ever.
+    fn holds_back_for_nothing(&self) -> bool {
+        let silence = Duration::from_nanos(self.settings.format.fps.interval_ns()) * SILENT_INTERVALS;
+        self.outputs.len() < self.order.len() && self.last_in.elapsed() >= silence
+    }
+
     /// Begins a new sequence where the last call owes one.
-    fn settle_debts(&mut self) -> Result<(), EncoderError> {
+    pub(super) fn settle_debts(&mut self) -> Result<(), EncoderError> {
         match self.restart_owed.take() {
             Some(reason) => self.begin_anew(&reason),
             None => Ok(()),
@@ -140,7 +148,8 @@ impl Vpl {
     }
 
     fn check_level(&self, kbps: u32) -> Result<(), EncoderError> {
-        let level = super::params::level(&self.settings);
+        // That of the session: a stream whose frames became smaller keeps its level.
+        let level = self.engine.as_ref().map_or(0, |engine| engine.actual().mfx().CodecLevel);
         if self.settings.codec != Codec::H264 {
             return Ok(());
         }
@@ -156,6 +165,11 @@ impl Vpl {
         }
     }
 }
+
+/// How long a source may be silent before the frames that a runtime holds back are asked for, in frame intervals: as
+/// long as a live frame may wait anywhere (`capture.max_latency_ms`). Asking for them costs an IDR, so that a source
+/// that is merely uneven must not cause it.
+const SILENT_INTERVALS: u32 = 3;
 
 /// Sets aside the error of an access unit that was too large, which is no reason to stop.
 fn only_too_large(result: Result<(), EncoderError>) -> Result<Result<(), EncoderError>, EncoderError> {
@@ -242,8 +256,22 @@ impl Encoder for Vpl {
         self.change_rate(wanted)
     }
 
+    fn change_size(&mut self, wanted: &EncoderSettings) -> bool {
+        self.take_size(wanted)
+    }
+
     fn collect(&mut self, sink: &mut dyn AuSink, patience: Duration) -> Result<(), EncoderError> {
-        self.settle_debts()?;
+        // What a drained runtime still works on comes out first: a new sequence would begin with it anew.
+        if self.outputs.is_empty() {
+            self.settle_debts()?;
+        }
+        if self.holds_back_for_nothing() {
+            match self.drain() {
+                Ok(()) => {}
+                Err(Fault::Lost(reason)) => self.recover(reason)?,
+                Err(Fault::Refused(error)) => return Err(error),
+            }
+        }
         if !self.outputs.is_empty() {
             self.advance(sink, Some(Instant::now() + patience))?;
         }

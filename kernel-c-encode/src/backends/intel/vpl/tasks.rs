@@ -93,6 +93,16 @@ impl Frame {
         unsafe { &mut *self.surface.get() }
     }
 
+    /// Writes the time also at `surface`, a surface of the runtime that the frame lies in; returns that.
+    pub fn tell_at(&self, surface: *mut mfxFrameSurface1) -> *mut mfxFrameSurface1 {
+        // SAFETY: our own surface lives, and the runtime does not have it.
+        let (stamp, order) = unsafe { ((*self.surface.get()).Data.TimeStamp, (*self.surface.get()).Data.FrameOrder) };
+        // SAFETY: a surface that we hold a reference of and that no frame was at work in when this one took it
+        // (`imports::Import::taken`).
+        unsafe { ((*surface).Data.TimeStamp, (*surface).Data.FrameOrder) = (stamp, order) };
+        surface
+    }
+
     /// Writes time and control; returns the control's pointer, null where there is nothing to say.
     pub fn tell(&mut self) -> *mut mfxEncodeCtrl {
         let ticks = u128::from(self.pts_ns) * TICKS_PER_S / 1_000_000_000;

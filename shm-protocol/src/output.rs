@@ -17,7 +17,7 @@ use crate::descriptor::{
 };
 use crate::error::ObjectError;
 use crate::layout::{FORMAT_WORDS, MAX_FORMATS, ROLE_NAME_BYTES, SLOT_WORDS, role_word, slot_word};
-use crate::lease::{Lease, LeaseTable};
+use crate::lease::{Lease, LeaseTable, Pulse};
 use crate::pool::{Pool, PoolDirectory};
 use crate::ring::recovery::Recovered;
 use crate::ring::{ProducerCore, RingError, SlotRef};
@@ -46,6 +46,8 @@ impl Claim {
 pub struct Producer {
     core: ProducerCore,
     table: Arc<LeaseTable>,
+    /// Of the lease's holder, for waits inside.
+    pulse: Pulse,
     instance: String,
     spec: RingSpec,
     ring_uid: u32,
@@ -81,6 +83,7 @@ impl Producer {
         let mut producer = Producer {
             core,
             table: Arc::clone(lease.table()),
+            pulse: lease.pulse(),
             instance,
             spec: spec.clone(),
             ring_uid,

@@ -194,6 +194,43 @@ fn a_restarted_stage_resumes_at_the_first_unfinished_frame() {
 }
 
 #[test]
+fn who_asks_stopped_peers_for_a_pool_goes_on_beating() {
+    let instance = Instance::new("beats");
+    let directory = <Arc<PoolDirectory>>::default();
+    let peers: Vec<Lease> = ["capture.main", "net.main", "net.web"].iter().map(|name| instance.lease(name)).collect();
+    let listeners = ["capture.main", "net.main", "net.web"].map(|name| {
+        // They take the question, and never answer.
+        std::os::unix::net::UnixListener::bind(shm_protocol::fdpass::socket_path(&instance.dir, name)).unwrap()
+    });
+    let (mut capture, _) =
+        Producer::open(&peers[0], &spec("capture.main", "process.main", Policy::Lossless, 8), &directory).unwrap();
+    capture.set_pool(PoolKind::Memfd, format().frame_bytes(), &instance.dir).unwrap();
+    capture.set_format(&StreamFormat::Video(format())).unwrap();
+    assert!(produce(&mut capture, 1));
+    let b = instance.lease("process.main");
+    let own = <Arc<PoolDirectory>>::default();
+    let mut input = Consumer::attach(&b, "process.main", "capture.main", &own, &instance.dir).unwrap();
+    let taken = input.acquire().unwrap().unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let beats = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut beats = std::collections::BTreeSet::new();
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                beats.insert(b.table().info(b.index()).heartbeat_ns);
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            beats
+        });
+        assert!(input.pool(&taken).is_err_and(|error| error.is_transient()));
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        watcher.join().unwrap()
+    });
+    // One before each of the three, and what was there before.
+    assert!(beats.len() >= 3, "{beats:?}");
+    drop(listeners);
+}
+
+#[test]
 fn a_jump_before_a_frame_that_nothing_is_made_of_is_said_with_the_next_also_by_a_successor() {
     use shm_protocol::descriptor::{TombstoneReason, flag};
     let instance = Instance::new("jump");

@@ -17,8 +17,10 @@ use system_tests::tools::{need, within};
 use system_tests::wire::{Faults, Packet, Wire, in_order, longest_gap};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Sixteen slots bridge 266 ms at 60 fps, two rings of pixels some more.
-const ABSENCE: Duration = Duration::from_millis(1000);
+/// Sixteen slots bridge 533 ms at 30 fps, two rings of pixels some more.
+const ABSENCE: Duration = Duration::from_millis(1500);
+/// Lost and kept at the least: 45 frames are due, and 16 of them fit.
+const SOME: usize = 10;
 /// A frame that arrives this much later than the quickest one is not caught up.
 const LATE: Duration = Duration::from_millis(50);
 
@@ -64,28 +66,48 @@ fn live(part: Part) {
     let port = free_rtp_port();
     let wire = Wire::listen(port);
     let mut quad = Quad::new("live", port);
-    quad.pipeline.set("capture.fps", "60").set("hang_timeout_ms", "5000");
+    quad.pipeline.set("hang_timeout_ms", "5000");
     let output = quad.up(&[]);
     assert!(output.status.success(), "{}", said(&output));
     assert!(within(PATIENCE, || wire.units() >= 60));
-    assert_eq!(dropped(&quad.status().1), 0, "{}", quad.status().1);
     away(&quad, part, ABSENCE);
     let back = Instant::now();
     let at = wire.units();
-    assert!(within(PATIENCE, || wire.units() >= at + 180));
-    let (code, status) = quad.status();
-    assert_eq!(code, Some(0));
+    assert!(within(PATIENCE, || wire.units() >= at + 120));
+    assert_eq!(quad.status().0, Some(0));
+    // What is counted and what arrived are compared where nothing is under way any more: a busy machine may drop a frame
+    // at any time, also between the two looks.
+    let capture = quad.pid(Part::Capture);
+    stop(capture);
+    let last = || quad.status().1["rings"]["capture"]["last_frame_id"].as_u64();
+    let drained = || (last(), wire.units());
+    let mut before = (None, 0);
+    assert!(within(PATIENCE, || {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = drained();
+        std::mem::replace(&mut before, now) == now
+    }));
+    let status = quad.status().1;
+    go_on(capture);
     quad.down();
+    let last_id = before.0.unwrap();
 
     let (packets, made) = stream(&wire);
     let bytes: Vec<u8> = made.iter().flat_map(Unit::annex_b).collect();
     let ids = decode(&bytes, 1280, 720).clean();
     assert_eq!(ids.len(), made.len());
+    // What came after the look is left out of it.
+    let ids: Vec<u64> = ids.into_iter().filter(|id| *id <= last_id).collect();
     let back_steps = ids.windows(2).find(|pair| pair[1] <= pair[0]);
     assert_eq!(back_steps, None, "A frame twice or out of order");
-    let lost = ids.last().unwrap() - ids.first().unwrap() + 1 - ids.len() as u64;
+    let lost = last_id - ids.first().unwrap() + 1 - ids.len() as u64;
     let late = lateness(&packets);
-    let caught_up = late.iter().rev().find(|(_, late)| *late > LATE).map(|(at, _)| at.saturating_duration_since(back));
+    // Those that waited in the rings, and the first behind them that is on time again. Later ones may be late, and lost,
+    // for what the machine does besides.
+    let after = || late.iter().filter(|(at, _)| *at > back);
+    let waited = after().filter(|(_, late)| *late > LATE).count();
+    let caught_up = after().skip_while(|(_, late)| *late <= LATE).find(|(_, late)| *late <= LATE);
+    let caught_up = caught_up.map(|(at, _)| *at - back);
     println!(
         "{part:?} away for {ABSENCE:?}: {lost} frames lost, {} counted; longest gap {:?}; caught up {caught_up:?} after \
          its successor could start; slowest frame {:?}",
@@ -94,9 +116,10 @@ fn live(part: Part) {
         late.iter().map(|(_, late)| *late).max().unwrap()
     );
     assert_eq!(lost, dropped(&status), "{status}");
-    // Some fit into the rings: 60 frames were due, and at least 16 waited.
-    assert!((10..=60).contains(&lost), "{lost}");
-    assert!(caught_up.unwrap_or_default() < Duration::from_millis(2500), "{caught_up:?}");
+    let at_once = ids.windows(2).map(|pair| pair[1] - pair[0] - 1).max();
+    assert!(at_once >= Some(SOME as u64), "{at_once:?} frames were given up in a row");
+    assert!(waited >= SOME, "{waited} frames waited");
+    assert!(caught_up.is_some(), "No frame is on time any more");
 }
 
 #[test]

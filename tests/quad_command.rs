@@ -39,6 +39,26 @@ fn up_streams_and_down_leaves_nothing() {
     assert_eq!(quad.status().0, Some(2));
 }
 
+/// Help is there before anything is built, and says the same as afterwards.
+#[test]
+fn help_is_there_at_once_also_where_nothing_is_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("nothing-is-built");
+    let script = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(system_tests::build::root().join("scripts/quad"));
+        command.args(arguments).env_remove("QUAD_BIN_DIR").env("CARGO_TARGET_DIR", &nowhere).output().unwrap()
+    };
+    let built = std::process::Command::new(system_tests::build::binaries().join("quadctl")).arg("--help").output();
+    let built = String::from_utf8(built.unwrap().stdout).unwrap();
+    assert!(built.contains("\n  bench "), "{built}");
+    for arguments in [["--help"].as_slice(), &["-h"], &["up", "--help"], &["bench", "-h"]] {
+        let output = script(arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), built, "scripts/quad: usage");
+    }
+    assert!(!nowhere.exists(), "nothing was built");
+}
+
 #[test]
 fn the_supervisor_restarts_whatever_is_killed() {
     if !have("ffmpeg") {

@@ -1,5 +1,8 @@
 //! The encoder, and any other kernel, exchanged under the running stream.
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
+use std::io::Write as _;
+use std::process::Stdio;
 use std::time::Duration;
 use system_tests::bitstream::units;
 use system_tests::pipeline::{Part, free_rtp_port};
@@ -68,6 +71,56 @@ fn every_kernel_can_be_swapped() {
     quad.down();
     let (_, faults) = in_order(&wire.packets());
     assert_eq!(faults, Faults { repeated: faults.repeated, ..Faults::default() });
+}
+
+#[test]
+fn a_swap_of_capture_does_not_wait_for_a_writer_that_is_silent() {
+    let port = free_rtp_port();
+    let wire = Wire::listen(port);
+    let mut quad = Quad::new("swapfifo", port);
+    let path = quad.pipeline.folder().join("frames.y4m");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    quad.pipeline.set("capture.source", "file").set("capture.path", path.to_str().unwrap());
+    let mut writer = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    let frame = [b"FRAME\n".as_slice(), &[90; 64 * 64 * 3 / 2]].concat();
+    writer.write_all(b"YUV4MPEG2 W64 H64 F30:1 Ip C420\n").unwrap();
+    writer.write_all(&frame).unwrap();
+    let output = quad.up(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let epoch = || quad.status().1["kernels"]["capture"]["epoch"].as_u64();
+    assert_eq!(epoch(), Some(1));
+    let swap = quad.command(&["swap", "capture"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // No frame comes meanwhile.
+    assert!(within(Duration::from_secs(12), || epoch() == Some(2)), "{}", said(&quad.run(&["logs", "capture"])));
+    writer.write_all(&frame).unwrap();
+    let output = swap.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(within(PATIENCE, || wire.units() == 2), "{}", wire.units());
+    quad.down();
+}
+
+#[test]
+fn the_epochs_of_a_swap_that_fails_are_no_restarts() {
+    let port = free_rtp_port();
+    let wire = Wire::listen(port);
+    let quad = Quad::new("swapcount", port);
+    let output = quad.up(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let used = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("net.http.listen={}", used.local_addr().unwrap());
+    let output = quad.run(&["swap", "net", "--set", &listen]);
+    assert!(!output.status.success(), "{}", said(&output));
+    let before = wire.units();
+    assert!(within(PATIENCE, || wire.units() >= before + 30));
+    let net = || quad.status().1["kernels"]["net"].clone();
+    // The successor had the lease, and the process before took it back.
+    assert!(within(PATIENCE, || net()["restarts"] == 0), "{}", net());
+    assert!(net()["epoch"].as_u64() >= Some(3) && net()["swaps"] == 0, "{}", net());
+    // What is a restart is counted as one.
+    let output = quad.run(&["restart", "net"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(net()["restarts"], 1, "{}", net());
+    quad.down();
 }
 
 #[test]

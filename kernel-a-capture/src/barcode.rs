@@ -164,6 +164,10 @@ impl Source for Burned {
         self.inner.is_live()
     }
 
+    fn waits_for_writer(&self) -> bool {
+        self.inner.waits_for_writer()
+    }
+
     fn name(&self) -> &'static str {
         self.inner.name()
     }

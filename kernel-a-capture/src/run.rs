@@ -18,6 +18,7 @@ use shm_protocol::pixels::PixelsWrite;
 use shm_protocol::pool::PoolKind;
 use shm_protocol::slot::Key;
 use shm_protocol::telemetry::{Counter, Measure};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -44,9 +45,22 @@ fn capture(kernel: &mut Kernel) -> Result<(), Failure> {
     let slow = config.fps.is_some_and(|fps| fps.interval_ns() > kernel::LONGEST_SLEEP_NS);
     let patience = (config.source == Configured::File || slow).then(|| kernel.patience());
     let patience = patience.as_ref();
+    // Ends waits for a frame; one that has begun is finished unless the process is to end.
+    let leave = |patience: Option<&Patience>| patience.map_or_else(|| Arc::clone(&stop), Patience::leave);
     kernel.telemetry.set_backend(config.source.name());
-    let Some(mut source) = waiting(patience, || open(&config, &predecessor, &stop))? else { return Ok(()) };
+    let mut source = loop {
+        match waiting(patience, || open(&config, &predecessor, &leave(patience)))? {
+            Some(source) => break source,
+            // A successor that wanted to take over may have thought better of it.
+            None if kernel.turn()? => {}
+            None => return Ok(()),
+        }
+    };
     let format = *source.format();
+    // A loop that hangs in any other source's frame is a hang: nothing may beat for it.
+    let patient = source.waits_for_writer() || format.fps.interval_ns() > kernel::LONGEST_SLEEP_NS;
+    let patience = patience.filter(|_| patient);
+    let leave = leave(patience);
     if spec.policy == Policy::Live {
         ring.set_max_latency_ns(config.max_latency_ns(format.fps));
     }
@@ -79,9 +93,10 @@ fn capture(kernel: &mut Kernel) -> Result<(), Failure> {
         if config.source == Configured::File {
             ring.set_memo(source.stream_header());
         }
-        match waiting(patience, || source.wait(&stop)).map_err(|error| Failure::recover(error.recovery(), error))? {
+        match waiting(patience, || source.wait(&leave)).map_err(|error| Failure::recover(error.recovery(), error))? {
             Wait::Ready => {}
-            Wait::Stopped => break,
+            // The turn says whether to leave.
+            Wait::Stopped => continue,
             Wait::End => return drain(kernel, &ring),
         }
         let dropped = ring.drop_expired().map_err(kernel::ring)?;

@@ -18,6 +18,11 @@ pub trait Source: Send {
     /// Whether frames come at the time of a clock or of a writer, rather than whenever they are asked for.
     fn is_live(&self) -> bool;
 
+    /// Whether a frame may take as long as it likes, because somebody else has yet to write it.
+    fn waits_for_writer(&self) -> bool {
+        false
+    }
+
     /// The name in `capture.source`.
     fn name(&self) -> &'static str;
 

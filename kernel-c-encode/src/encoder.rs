@@ -231,7 +231,8 @@ pub trait Encoder: Send {
     /// # Errors
     /// [`EncoderError::FormatChanged`] for frames of another format; [`EncoderError::Library`] when the library
     /// fails; [`EncoderError::Sink`] when an access unit could not be handed on (after one that was too large the
-    /// frame was reported left out and the next one becomes an IDR).
+    /// frame was reported left out and the next one becomes an IDR). After any error but [`SinkError::TooLarge`] this
+    /// frame is not inside and its pixels are looked at no more; those before it are as they were.
     fn encode(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError>;
 
     /// Changes the target bitrate from the next frame on, kb/s. `max_kbps` is the ceiling for backends that model a
@@ -258,13 +259,13 @@ pub trait Encoder: Send {
         Ok(())
     }
 
-    /// Brings a device to work again that hangs or makes nonsense; frames inside are encoded anew, and the stream goes
-    /// on with an IDR. Nothing for backends without a device.
+    /// Brings a device to work again that hangs, makes nonsense, or was lost: frames inside are encoded anew, and the
+    /// first of what follows is an IDR. `false`: there is no device, and nothing was done.
     ///
     /// # Errors
-    /// [`EncoderError::DeviceLost`] when it cannot be done.
-    fn emergency_reset(&mut self) -> Result<(), EncoderError> {
-        Ok(())
+    /// [`EncoderError::DeviceLost`] when it cannot be done; it may be asked for again.
+    fn emergency_reset(&mut self) -> Result<bool, EncoderError> {
+        Ok(false)
     }
 
     /// Pixel bytes that our own code copied for a device or a library since the encoder was opened.

@@ -169,8 +169,7 @@ impl AuSink for RingSink<'_> {
             LeftOut::TooLarge => TombstoneReason::TooLarge,
         };
         let flight = self.leaving(key)?;
-        let mut head = FrameHead { flags: flag::TOMBSTONE, reference: None, ..flight.taken.head };
-        head.buffer.len = reason as u32;
+        let head = flight.taken.head.tombstone(reason);
         let flight = self.publish(head)?;
         self.done.idr_missed |= flight.is_some_and(|flight| flight.forced);
         self.kernel.telemetry.add(Counter::Tombstones, 1);

@@ -208,3 +208,41 @@ fn a_device_that_fails_while_it_is_opened_is_an_error_and_no_crash() {
         );
     }
 }
+
+#[test]
+fn a_reset_can_be_asked_for_also_after_a_loss_and_the_stream_goes_on_with_an_idr() {
+    let test = "a_reset_can_be_asked_for_also_after_a_loss_and_the_stream_goes_on_with_an_idr";
+    // The picture, and the first one after each of the three steps of the backend's own reset.
+    let often = "end:9=failed*4";
+    for (fault, depth) in [("", 1), ("", 3), (often, 1), (often, 3)] {
+        on_a_machine(
+            test,
+            &format!("{fault} {depth}"),
+            &[("QUAD_VA_FIXTURE_FAULTS", fault)],
+            || {
+                let settings = settings(depth);
+                let mut encoder = open(&settings).unwrap();
+                let mut sink = Keep::default();
+                for index in 0..FRAMES {
+                    if fault.is_empty() && index == 8 {
+                        assert_eq!(encoder.emergency_reset(), Ok(true));
+                    }
+                    let given = encode(&mut *encoder, &settings.format, index, false, 8, &mut sink);
+                    if let Err(error) = given {
+                        assert!(matches!(error, EncoderError::DeviceLost { .. }), "{error}");
+                        assert_eq!(encoder.emergency_reset(), Ok(true));
+                        encode(&mut *encoder, &settings.format, index, false, 8, &mut sink).unwrap();
+                    }
+                }
+                encoder.flush(&mut sink).unwrap();
+                let keys: Vec<u64> = sink.units().iter().map(|(meta, _)| meta.key.source_id - 1000).collect();
+                assert_eq!(keys, (0..FRAMES).collect::<Vec<_>>(), "every frame once, in order");
+                let units = sink.units();
+                let idrs: Vec<u64> =
+                    units.iter().filter(|(meta, _)| meta.idr).map(|(meta, _)| meta.key.source_id - 1000).collect();
+                assert!(idrs.len() == 2 && (6..=8).contains(&idrs[1]), "{idrs:?}");
+            },
+            any,
+        );
+    }
+}

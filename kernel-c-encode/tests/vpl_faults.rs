@@ -165,3 +165,24 @@ fn a_reset_can_be_asked_for_and_the_stream_goes_on_with_an_idr() {
         }
     });
 }
+
+#[test]
+fn after_a_loss_the_frame_that_was_refused_is_outside_and_those_before_it_come_out_after_a_reset() {
+    const TEST: &str = "after_a_loss_the_frame_that_was_refused_is_outside_and_those_before_it_come_out_after_a_reset";
+    // The backend's own new session fails, the one of the reset that is asked for does not.
+    let faults = ["encode:6=lost@session,init:1=failed", "sync:6=gpu_hang@session,init:1=failed"];
+    under(TEST, &faults, |fault, depth, mut ran, _| {
+        assert!(matches!(ran.error, Some(EncoderError::DeviceLost { .. })), "{fault} at depth {depth}");
+        assert_eq!(ran.encoder.emergency_reset(), Ok(true), "{fault} at depth {depth}");
+        ran.encoder.flush(&mut ran.sink).unwrap();
+        // Frame 6 is refused at depth 1; deeper, whichever was given when it was found out.
+        let came_out = ran.sink.units().len() as u64;
+        assert!(if depth == 1 { came_out == 6 } else { (6..=11).contains(&came_out) }, "{fault}: {came_out}");
+        let settings = EncoderSettings { gop: Gop::Infinite, device: Some(NODE.into()), ..small(Codec::H264) };
+        let bytes = picture(&settings.format, came_out);
+        give(ran.encoder.as_mut(), &settings.format, came_out, &bytes, None, false, &mut ran.sink).unwrap();
+        ran.encoder.flush(&mut ran.sink).unwrap();
+        let idrs = idrs_of_all(&ran.sink, came_out + 1);
+        assert_eq!(idrs.len(), 2, "{fault} at depth {depth}: {idrs:?}");
+    });
+}

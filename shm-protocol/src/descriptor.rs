@@ -121,6 +121,13 @@ impl FrameHead {
     pub fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
+
+    /// What is published in place of this frame when nothing is made of it. A jump of time or content before it stays
+    /// said.
+    pub fn tombstone(&self, reason: TombstoneReason) -> FrameHead {
+        let flags = flag::TOMBSTONE | self.flags & flag::DISCONTINUITY;
+        FrameHead { flags, reference: None, buffer: BufferRef { len: reason as u32, ..self.buffer }, ..*self }
+    }
 }
 
 /// The rest of a frame's description.

@@ -10,7 +10,7 @@ use crate::fdpass;
 use crate::frame::VideoFormat;
 use crate::futex::sleep_on_two;
 use crate::layout::{FORMAT_WORDS, MAX_FORMATS, role_word, slot_word};
-use crate::lease::{Lease, LeaseTable};
+use crate::lease::{Lease, LeaseTable, Pulse};
 use crate::names;
 use crate::output::Producer;
 use crate::pixels::PixelsRead;
@@ -80,6 +80,8 @@ pub struct Consumer {
     directory: Arc<PoolDirectory>,
     runtime_dir: PathBuf,
     table: Arc<LeaseTable>,
+    /// Of the lease's holder, for waits inside.
+    pulse: Pulse,
     /// The pool used last: frames come from the same one again and again.
     pool: Option<Arc<Pool>>,
     formats: [Option<(u64, StreamFormat)>; MAX_FORMATS],
@@ -124,6 +126,7 @@ impl Consumer {
             directory: Arc::clone(directory),
             runtime_dir: runtime_dir.to_owned(),
             table,
+            pulse: lease.pulse(),
             pool: None,
             formats: [None; MAX_FORMATS],
         })
@@ -275,6 +278,8 @@ impl Consumer {
         // Memory without a name lives as long as somebody has it mapped.
         let (mut lost, mut why) = (true, "no kernel that lives has it".to_owned());
         for peer in &peers {
+            // One that is stopped answers after a while that counts as a hang when several are.
+            self.pulse.beat();
             match fdpass::request(&fdpass::socket_path(&self.runtime_dir, peer), &spec, Access::Read) {
                 Ok(Some(pool)) => return Ok(pool),
                 Ok(None) => {}

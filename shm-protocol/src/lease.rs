@@ -46,6 +46,23 @@ impl Pulse {
         }
         current
     }
+
+    /// As [`Lease::wanted_successor`].
+    pub fn wanted_successor(&self) -> Option<u64> {
+        self.table.wanted_successor(self.index)
+    }
+}
+
+impl LeaseTable {
+    fn wanted_successor(&self, index: usize) -> Option<u64> {
+        let record = self.record(index);
+        let wish = record.wish.load(Ordering::Acquire);
+        let ready = record.cand_state.load(Ordering::Acquire) == CandidateState::Ready as u64;
+        // A candidate that died leaves READY behind, but no lock: nobody would take over then.
+        (wish != 0 && ready && wish == record.cand_ticket.load(Ordering::Acquire))
+            .then_some(wish)
+            .filter(|_| self.has_candidate(index))
+    }
 }
 
 /// A kernel instance that has begun to start: it may prepare, but not write.
@@ -306,13 +323,7 @@ impl Lease {
 
     /// Ticket of a candidate that a swap asks this holder to yield to, if it is ready.
     pub fn wanted_successor(&self) -> Option<u64> {
-        let record = self.table.record(self.index);
-        let wish = record.wish.load(Ordering::Acquire);
-        let ready = record.cand_state.load(Ordering::Acquire) == CandidateState::Ready as u64;
-        // A candidate that died leaves READY behind, but no lock: nobody would take over then.
-        (wish != 0 && ready && wish == record.cand_ticket.load(Ordering::Acquire))
-            .then_some(wish)
-            .filter(|_| self.table.has_candidate(self.index))
+        self.table.wanted_successor(self.index)
     }
 
     /// Ends in order: nothing of this epoch will be written any more. (The lock goes with the drop.) Of a lease that

@@ -84,6 +84,14 @@ pub fn instances() -> Vec<String> {
     names
 }
 
+/// Number of the user that an instance belongs to, where that is another than the one of this process: its objects are
+/// for that user alone.
+pub fn foreign_owner(instance: &str) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::symlink_metadata(format!("{SHM_DIR}/{}", leases(instance))).ok()?;
+    Some(found.uid()).filter(|owner| *owner != nix::unistd::geteuid().as_raw())
+}
+
 /// Removes a name; what is mapped stays mapped. Absent is fine.
 pub fn unlink(name: &str) {
     let _ = std::fs::remove_file(format!("{SHM_DIR}/{name}"));

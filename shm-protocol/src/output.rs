@@ -17,7 +17,7 @@ use crate::descriptor::{
 };
 use crate::error::ObjectError;
 use crate::layout::{FORMAT_WORDS, MAX_FORMATS, ROLE_NAME_BYTES, SLOT_WORDS, role_word, slot_word};
-use crate::lease::{Lease, LeaseTable};
+use crate::lease::{Lease, LeaseTable, Pulse};
 use crate::pool::{Pool, PoolDirectory};
 use crate::ring::recovery::Recovered;
 use crate::ring::{ProducerCore, RingError, SlotRef};
@@ -46,6 +46,8 @@ impl Claim {
 pub struct Producer {
     core: ProducerCore,
     table: Arc<LeaseTable>,
+    /// Of the lease's holder, for waits inside.
+    pulse: Pulse,
     instance: String,
     spec: RingSpec,
     ring_uid: u32,
@@ -54,6 +56,8 @@ pub struct Producer {
     format: Option<(u16, StreamFormat)>,
     /// The bell of freed slots when this process looked at its slots last.
     heard: AtomicU32,
+    /// Time or content jumped before a frame that nothing was made of: the next one that something is made of says so.
+    discontinuity: bool,
     /// While buffers rest for the sake of a process that does not die: when to look for it again, CLOCK_MONOTONIC.
     quarantine_look_ns: Option<u64>,
 }
@@ -79,6 +83,7 @@ impl Producer {
         let mut producer = Producer {
             core,
             table: Arc::clone(lease.table()),
+            pulse: lease.pulse(),
             instance,
             spec: spec.clone(),
             ring_uid,
@@ -86,6 +91,7 @@ impl Producer {
             directory: Arc::clone(directory),
             format: None,
             heard: AtomicU32::new(0),
+            discontinuity: false,
             quarantine_look_ns: None,
         };
         producer.end_quarantine()?;
@@ -106,6 +112,8 @@ impl Producer {
             (word.is_ready() || word.is_free()) && control.key(*slot) == last_key
         });
         let Some(slot) = (0..control.slot_count()).find(has_last).filter(|_| last_key != Key::NONE) else { return };
+        let flags = control.word(slot, slot_word::FLAGS) as u16;
+        self.discontinuity = flags & flag::TOMBSTONE != 0 && flags & flag::DISCONTINUITY != 0;
         if control.word(slot, slot_word::FLAGS) >> 48 == ALL_LINES as u64 {
             let counts = [&line.idr_count, &line.published, &line.tombstones];
             for (index, count) in counts.into_iter().enumerate() {
@@ -252,7 +260,8 @@ impl Producer {
         BufferRef { ring_uid: self.ring_uid, generation, index: claim.index(), offset, len }
     }
 
-    /// Publishes a claimed slot. The format is the one named last; `head.format_index` is filled in.
+    /// Publishes a claimed slot. The format is the one named last; `head.format_index` is filled in. What is published
+    /// behind tombstones carries the DISCONTINUITY that they carry: up to the first frame, so that no jump goes unsaid.
     /// `false`: no role is there, the slot is free again.
     ///
     /// # Errors
@@ -260,6 +269,7 @@ impl Producer {
     pub fn publish(&mut self, claim: Claim, mut head: FrameHead, details: &FrameDetails) -> Result<bool, RingError> {
         self.core.check()?;
         head.format_index = self.format.as_ref().map_or(0, |(index, _)| *index);
+        head.flags |= if self.discontinuity { flag::DISCONTINUITY } else { 0 };
         let mut words = [0u64; SLOT_WORDS];
         encode_head(&head, &mut words);
         encode_details(details, &mut words);
@@ -274,6 +284,7 @@ impl Producer {
         for (word, value) in [&line.idr_count, &line.published, &line.tombstones].into_iter().zip(counts) {
             word.store(value, Ordering::Relaxed);
         }
+        self.discontinuity = head.has(flag::TOMBSTONE) && head.has(flag::DISCONTINUITY);
         Ok(seen)
     }
 

@@ -96,8 +96,7 @@ impl Stage {
     /// [`RingError`] of the output ring.
     pub fn tombstone(&mut self, taken: &Taken, reason: TombstoneReason) -> Result<bool, RingError> {
         let Some(claim) = self.output.claim()? else { return Ok(false) };
-        let mut head = FrameHead { flags: flag::TOMBSTONE, reference: None, ..taken.head };
-        head.buffer.len = reason as u32;
+        let head = taken.head.tombstone(reason);
         let details = self.input.details(taken);
         self.output.publish(claim, head, &details)?;
         self.harvest()?;

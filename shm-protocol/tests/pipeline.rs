@@ -194,6 +194,85 @@ fn a_restarted_stage_resumes_at_the_first_unfinished_frame() {
 }
 
 #[test]
+fn who_asks_stopped_peers_for_a_pool_goes_on_beating() {
+    let instance = Instance::new("beats");
+    let directory = <Arc<PoolDirectory>>::default();
+    let peers: Vec<Lease> = ["capture.main", "net.main", "net.web"].iter().map(|name| instance.lease(name)).collect();
+    let listeners = ["capture.main", "net.main", "net.web"].map(|name| {
+        // They take the question, and never answer.
+        std::os::unix::net::UnixListener::bind(shm_protocol::fdpass::socket_path(&instance.dir, name)).unwrap()
+    });
+    let (mut capture, _) =
+        Producer::open(&peers[0], &spec("capture.main", "process.main", Policy::Lossless, 8), &directory).unwrap();
+    capture.set_pool(PoolKind::Memfd, format().frame_bytes(), &instance.dir).unwrap();
+    capture.set_format(&StreamFormat::Video(format())).unwrap();
+    assert!(produce(&mut capture, 1));
+    let b = instance.lease("process.main");
+    let own = <Arc<PoolDirectory>>::default();
+    let mut input = Consumer::attach(&b, "process.main", "capture.main", &own, &instance.dir).unwrap();
+    let taken = input.acquire().unwrap().unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let beats = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut beats = std::collections::BTreeSet::new();
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                beats.insert(b.table().info(b.index()).heartbeat_ns);
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            beats
+        });
+        assert!(input.pool(&taken).is_err_and(|error| error.is_transient()));
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        watcher.join().unwrap()
+    });
+    // One before each of the three, and what was there before.
+    assert!(beats.len() >= 3, "{beats:?}");
+    drop(listeners);
+}
+
+#[test]
+fn a_jump_before_a_frame_that_nothing_is_made_of_is_said_with_the_next_also_by_a_successor() {
+    use shm_protocol::descriptor::{TombstoneReason, flag};
+    let instance = Instance::new("jump");
+    let (a, c) = (instance.lease("capture.main"), instance.lease("encode.main"));
+    let directory = <Arc<PoolDirectory>>::default();
+    let (mut capture, _) =
+        Producer::open(&a, &spec("capture.main", "process.main", Policy::Lossless, 8), &directory).unwrap();
+    capture.set_pool(PoolKind::PosixShm, format().frame_bytes(), &instance.dir).unwrap();
+    capture.set_format(&StreamFormat::Video(format())).unwrap();
+    for id in 1..=6 {
+        let claim = capture.claim().unwrap().unwrap();
+        let flags = if id == 2 { flag::DISCONTINUITY } else { 0 };
+        let buffer = capture.extent(&claim, 0, format().frame_bytes() as u32);
+        let head = FrameHead { key: Key::whole(id), flags, buffer, ..FrameHead::default() };
+        capture.publish(claim, head, &FrameDetails::default()).unwrap();
+    }
+    // Frames 2, 3 and 4 are left out; the process dies behind each of them.
+    let mut seen = Vec::new();
+    for left_out in [false, true, true, true, false, false] {
+        let b = instance.lease("process.main");
+        let (mut out, _) =
+            Producer::open(&b, &spec("process.main", "encode.main", Policy::Lossless, 8), &directory).unwrap();
+        out.set_format(&StreamFormat::Video(format())).unwrap();
+        let input = Consumer::attach(&b, "process.main", "capture.main", &directory, &instance.dir).unwrap();
+        let mut stage = Stage::new(input, out, 0);
+        let Next::Frame(taken) = stage.next_frame().unwrap() else { panic!() };
+        assert!(if left_out {
+            stage.tombstone(&taken, TombstoneReason::RateControl).unwrap()
+        } else {
+            stage.pass(&taken, &FrameDetails::default()).unwrap()
+        });
+        let mut encode = Consumer::attach(&c, "encode.main", "process.main", &directory, &instance.dir).unwrap();
+        let taken = encode.acquire().unwrap().unwrap();
+        seen.push((taken.head.has(flag::TOMBSTONE), taken.head.has(flag::DISCONTINUITY)));
+        encode.release(&taken).unwrap();
+    }
+    let (left_out, jumps): (Vec<bool>, Vec<bool>) = seen.into_iter().unzip();
+    assert_eq!(left_out, [false, true, true, true, false, false]);
+    assert_eq!(jumps, [false, true, true, true, true, false]);
+}
+
+#[test]
 fn a_full_live_ring_gives_up_the_oldest_and_a_lossless_one_nothing() {
     for (policy, kept) in [(Policy::Live, vec![3, 4, 5, 6]), (Policy::Lossless, vec![1, 2, 3, 4])] {
         let instance = Instance::new(&format!("full{}", policy as u64));

@@ -122,7 +122,7 @@ typedef struct qsv_mfx_response qsv_mfx_response;
 #define QSV_ERR_LIBRARY (-10)
 
 /*
- The device or its driver is lost: call qsv_emergency_reset.
+ The device or its driver is lost: call qsv_emergency_reset, then give the frame again that was refused.
  */
 #define QSV_ERR_DEVICE_LOST (-11)
 
@@ -237,7 +237,8 @@ typedef struct qsv_mfx_response qsv_mfx_response;
 #define QSV_UNIT_CONFIG 2
 
 /*
- qsv_bitstream.flags: nothing was made of this frame (rate control, or lost with its device); data_length is 0.
+ qsv_bitstream.flags: nothing was made of this frame (rate control, or a reset after which no encoder takes it);
+ data_length is 0.
  */
 #define QSV_UNIT_LEFT_OUT 4
 
@@ -394,7 +395,8 @@ typedef struct qsv_config {
 
 /*
  A frame: where its planes lie. Set everything to 0 first. The pixels are read, never written, and only during
- qsv_encode_frame; after QSV_MORE_INPUT until the frame's access unit is out.
+ qsv_encode_frame; after QSV_MORE_INPUT until the frame's access unit is out, whatever other calls return meanwhile: a
+ reset reads them again.
 
  Planes that begin on multiples of 256 bytes, with strides that are multiples of 256, one right behind the other, are
  encoded where they lie. Others are copied once.
@@ -605,7 +607,8 @@ int qsv_encode_frame(struct QSVEncoderContext *ctx, const struct qsv_frame *fram
 
 /*
  Gives out the oldest access unit that waits, after a flush, a buffer that was too small, or QSV_MORE_INPUT; waits up
- to `timeout_ms` for a device that is still at work. QSV_OK, or QSV_MORE_INPUT when there is none.
+ to `timeout_ms` for a device that is still at work (0 or less: not at all). QSV_OK, or QSV_MORE_INPUT when there is
+ none.
 
  The caller promises:
  `out` as for qsv_encode_frame.
@@ -645,11 +648,13 @@ int qsv_request_idr(struct QSVEncoderContext *ctx);
 int qsv_set_bitrate(struct QSVEncoderContext *ctx, uint64_t bitrate_bps);
 
 /*
- After QSV_ERR_DEVICE_LOST, or when the encoder hangs in the application's eyes: closes it and opens it anew. The
- stream goes on with an IDR; frames that were inside come out as QSV_UNIT_LEFT_OUT.
+ After QSV_ERR_DEVICE_LOST, or when the encoder hangs in the application's eyes: resets the device. Where that fails, and
+ for an encoder without a device, closes the encoder and opens it anew. The stream goes on with an IDR. Frames that
+ were inside stay inside and come out in their order, the first as that IDR: with the next calls, or into the callback.
 
- QSV_OK: as it was. QSV_FALLBACK: with simpler settings or, where the backend was left to choose, another backend;
- qsv_last_error says which. An error: nothing could be opened; it may be called again.
+ QSV_OK: as it was. QSV_FALLBACK: with simpler settings, with another backend where that was left to choose, or with
+ frames that no encoder takes as QSV_UNIT_LEFT_OUT; qsv_last_error says which. An error: nothing could be opened, and
+ the frames inside wait; it may be called again.
  */
 int qsv_emergency_reset(struct QSVEncoderContext *ctx);
 
@@ -751,7 +756,7 @@ int qsv_network_skip(struct QSVRing *ring, uint64_t frame_id);
 
 /*
  Leaves the place of kernel C. Frames not answered stay owed to a successor; one that waits takes over, and this call
- returns when it is at work. NULL does nothing.
+ returns when it is at work. NULL does nothing. QSV_ERR_BUSY: another thread is in a call with this ring, which stays.
  */
 int qsv_capture_detach(struct QSVRing *ring);
 

@@ -167,7 +167,8 @@ unsafe fn give(state: &mut State, out: *mut qsv_bitstream) -> Result<c_int, Fail
 }
 
 /// Gives out the oldest access unit that waits, after a flush, a buffer that was too small, or QSV_MORE_INPUT; waits up
-/// to `timeout_ms` for a device that is still at work. QSV_OK, or QSV_MORE_INPUT when there is none.
+/// to `timeout_ms` for a device that is still at work (0 or less: not at all). QSV_OK, or QSV_MORE_INPUT when there is
+/// none.
 ///
 /// # Safety
 /// `out` as for qsv_encode_frame.
@@ -244,11 +245,13 @@ pub extern "C" fn qsv_set_bitrate(ctx: *mut QSVEncoderContext, bitrate_bps: u64)
     with(ctx, |_, state| state.set_bitrate(bitrate_bps).map(|()| QSV_OK))
 }
 
-/// After QSV_ERR_DEVICE_LOST, or when the encoder hangs in the application's eyes: closes it and opens it anew. The
-/// stream goes on with an IDR; frames that were inside come out as QSV_UNIT_LEFT_OUT.
+/// After QSV_ERR_DEVICE_LOST, or when the encoder hangs in the application's eyes: resets the device. Where that fails, and
+/// for an encoder without a device, closes the encoder and opens it anew. The stream goes on with an IDR. Frames that
+/// were inside stay inside and come out in their order, the first as that IDR: with the next calls, or into the callback.
 ///
-/// QSV_OK: as it was. QSV_FALLBACK: with simpler settings or, where the backend was left to choose, another backend;
-/// qsv_last_error says which. An error: nothing could be opened; it may be called again.
+/// QSV_OK: as it was. QSV_FALLBACK: with simpler settings, with another backend where that was left to choose, or with
+/// frames that no encoder takes as QSV_UNIT_LEFT_OUT; qsv_last_error says which. An error: nothing could be opened, and
+/// the frames inside wait; it may be called again.
 #[unsafe(no_mangle)]
 pub extern "C" fn qsv_emergency_reset(ctx: *mut QSVEncoderContext) -> c_int {
     with(ctx, |context, state| {

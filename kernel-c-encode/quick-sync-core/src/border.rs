@@ -23,9 +23,11 @@ thread_local! {
 /// Texts of a thread that stay valid: more than one line of a program has use for.
 const TEXTS: usize = 8;
 
-/// Remembers what went wrong, or what is to be known of a success, for this thread.
+/// Remembers what went wrong, or what is to be known of a success, for this thread. What a thread has of its own is gone
+/// before the functions that a program gave to atexit run: an error there has its code alone.
 pub(crate) fn remember(code: c_int, text: &str) {
-    LAST.with_borrow_mut(|last| {
+    let _ = LAST.try_with(|last| {
+        let mut last = last.borrow_mut();
         last.code = code;
         last.text.clear();
         last.text.push_str(text);
@@ -34,19 +36,21 @@ pub(crate) fn remember(code: c_int, text: &str) {
 
 /// The last error of this thread.
 pub(crate) fn last() -> Last {
-    LAST.with_borrow(Last::clone)
+    LAST.try_with(|last| last.borrow().clone()).unwrap_or_default()
 }
 
 /// Text as C reads it, valid until this thread has asked for [`TEXTS`] more.
 pub(crate) fn show(text: &str) -> *const c_char {
     // A NUL within a message of some library would end it early.
     let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
-    SHOWN.with_borrow_mut(|(shown, next)| {
+    let pointer = SHOWN.try_with(|shown| {
+        let (shown, next) = &mut *shown.borrow_mut();
         let at = *next % TEXTS;
         *next = at + 1;
         shown[at] = text;
         shown[at].as_ptr()
-    })
+    });
+    pointer.unwrap_or(c"".as_ptr())
 }
 
 /// Runs the body of an exported function: an error is remembered and becomes its code, a panic becomes

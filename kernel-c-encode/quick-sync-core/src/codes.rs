@@ -35,7 +35,7 @@ pub const QSV_ERR_PENDING: c_int = -8;
 pub const QSV_ERR_FORMAT_CHANGED: c_int = -9;
 /// The encoder's library failed, or made a stream that cannot be handed on.
 pub const QSV_ERR_LIBRARY: c_int = -10;
-/// The device or its driver is lost: call qsv_emergency_reset.
+/// The device or its driver is lost: call qsv_emergency_reset, then give the frame again that was refused.
 pub const QSV_ERR_DEVICE_LOST: c_int = -11;
 /// A ring or a shared object cannot be used; the text says which and why.
 pub const QSV_ERR_RING: c_int = -12;

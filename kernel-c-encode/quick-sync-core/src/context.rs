@@ -10,16 +10,16 @@ use crate::memory::Buffer;
 use crate::output::{Callback, Unit, Units, fits};
 use crate::types::*;
 use kernel_c_encode::encoder::{EncodeInput, Encoder, Key};
-use kernel_c_encode::error::EncoderError;
 use kernel_c_encode::select;
-use kernel_c_encode::settings::{EncoderSettings, Preset, RateControl};
 use shm_protocol::frame::{MAX_PLANES, MAX_SIDE, PlaneLayout, STRIDE_ALIGN, VideoFormat};
 use shm_protocol::pixels::{PixelsRead, PixelsWrite};
+use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+mod reset;
 #[cfg(test)]
 mod tests;
 
@@ -62,6 +62,23 @@ impl Context {
     }
 }
 
+/// A frame inside the encoder: all that is needed to give it to another.
+struct Inside {
+    key: Key,
+    pts_ns: u64,
+    /// It was asked to be an IDR.
+    idr: bool,
+    layout: VideoFormat,
+    /// First byte of its first plane.
+    base: *const u8,
+    /// The memory that `base` points into, where it is not the caller's.
+    copy: Option<Buffer>,
+}
+
+// SAFETY: what `base` points at is read only, and may be from any thread: the caller's, which is promised to stay as it is
+// until the frame is out, or that of `copy`.
+unsafe impl Send for Inside {}
+
 /// The part of a context that one call at a time changes.
 pub(crate) struct State {
     wanted: Wanted,
@@ -73,8 +90,9 @@ pub(crate) struct State {
     /// The access unit whose bytes the caller reads.
     lent: Option<Unit>,
     pub(crate) callback: Option<Callback>,
-    /// Copies of frames: those that the encoder still reads, with their frame, and those that are free.
-    copies: Vec<(u64, Buffer)>,
+    /// The frames inside the encoder, oldest first.
+    inside: VecDeque<Inside>,
+    /// Memory for copies of frames, which none needs now.
     free: Vec<Buffer>,
     copied_bytes: u64,
     last_frame_id: u64,
@@ -98,7 +116,7 @@ impl State {
             units: Units::after(idrs),
             lent: None,
             callback: None,
-            copies: Vec::new(),
+            inside: VecDeque::new(),
             free: Vec::new(),
             copied_bytes: 0,
             last_frame_id: 0,
@@ -138,7 +156,9 @@ impl State {
             return Err(Failure::new(QSV_ERR_PENDING, text));
         }
         let frame_id = match frame.frame_id {
-            0 => self.last_frame_id.saturating_add(1),
+            0 => self.last_frame_id.checked_add(1).ok_or_else(|| {
+                Failure::value("frame_id", 0, format!("nothing more: the frame before was {}", self.last_frame_id))
+            })?,
             id if id > self.last_frame_id => id,
             id => return Err(Failure::value("frame_id", id, format!("0 or above {}", self.last_frame_id))),
         };
@@ -151,38 +171,22 @@ impl State {
             // What cannot be had is no reason to lose the frame; the access unit says what is in force.
             let _ = self.set_bitrate(frame.bitrate_bps);
         }
+        let key = Key { source_id: frame_id, sub: 0 };
         // SAFETY: the caller's promise for the planes, which `check` found to be there and wide enough.
-        let (view, copy) = unsafe { self.reachable(frame, planes) };
-        let force_idr =
-            idr_asked.swap(false, Ordering::AcqRel) || self.begins || frame.flags & QSV_FRAME_FORCE_IDR != 0;
-        let (layout, base) = view;
-        let bytes = layout.frame_bytes() as usize;
-        // SAFETY: base..base + bytes are readable: proven in `reachable`.
-        let pixels = unsafe { PixelsRead::new(&layout, base, bytes) }
-            .map_err(|error| Failure::new(QSV_ERR_INVALID_ARGUMENT, error.to_string()));
-        let encoded = pixels.and_then(|pixels| {
-            let input = EncodeInput {
-                pixels,
-                memory: None,
-                qp: None,
-                key: Key { source_id: frame_id, sub: 0 },
-                pts_ns,
-                force_idr,
-                idr_count: self.units.idrs,
-            };
-            self.units.enters(frame_id, pts_ns);
-            let Some(encoder) = self.encoder.as_deref_mut() else { return Ok(()) };
-            encoder.encode(&input, &mut self.units).map_err(Failure::from)
-        });
-        self.copies.extend(copy.map(|buffer| (frame_id, buffer)));
-        self.recycle();
+        let mut inside = unsafe { self.reachable(frame, planes, (key, pts_ns)) };
+        let idr = idr_asked.swap(false, Ordering::AcqRel) || self.begins || frame.flags & QSV_FRAME_FORCE_IDR != 0;
+        inside.idr = idr;
+        self.units.enters(frame_id, pts_ns);
+        self.inside.push_back(inside);
+        let encoded = self.put_in(self.inside.len() - 1);
         if let Err(failure) = encoded {
             self.units.refused(frame_id);
             self.recycle();
             // The wish is not served: it stands for the next frame.
-            idr_asked.fetch_or(force_idr, Ordering::AcqRel);
+            idr_asked.fetch_or(idr, Ordering::AcqRel);
             return Err(failure);
         }
+        self.recycle();
         self.begins = false;
         self.last_frame_id = frame_id;
         if frame.pts_ns != 0 {
@@ -249,7 +253,8 @@ impl State {
         &mut self,
         frame: &qsv_frame,
         mut planes: [PlaneLayout; MAX_PLANES],
-    ) -> ((VideoFormat, *const u8), Option<Buffer>) {
+        (key, pts_ns): (Key, u64),
+    ) -> Inside {
         let pixel_format = self.layout.pixel_format;
         let (base, count) = (frame.data[0], pixel_format.planes());
         let mut in_place = true;
@@ -267,7 +272,8 @@ impl State {
         }
         if in_place {
             // SAFETY of what follows from it: from the first plane to the end of the last, all is mapped.
-            return ((VideoFormat { planes, ..self.layout }, base), None);
+            let layout = VideoFormat { planes, ..self.layout };
+            return Inside { key, pts_ns, idr: false, layout, base, copy: None };
         }
         let mut buffer = self.free.pop().unwrap_or_else(|| Buffer::new(self.layout.frame_bytes()));
         let layout = self.layout;
@@ -285,14 +291,34 @@ impl State {
                 }
             }
         }
-        ((layout, buffer.bytes().as_ptr()), Some(buffer))
+        Inside { key, pts_ns, idr: false, layout, base: buffer.bytes().as_ptr(), copy: Some(buffer) }
     }
 
-    /// Copies whose frames are out are free again.
+    /// Gives the encoder the frame at `index` of those inside.
+    fn put_in(&mut self, index: usize) -> Result<(), Failure> {
+        let (Some(frame), Some(encoder)) = (self.inside.get(index), self.encoder.as_deref_mut()) else { return Ok(()) };
+        let bytes = frame.layout.frame_bytes() as usize;
+        // SAFETY: base..base + bytes are readable while the frame is inside: proven in `reachable` for the caller's
+        // memory, which stays as it is until then, or our own.
+        let pixels = unsafe { PixelsRead::new(&frame.layout, frame.base, bytes) }
+            .map_err(|error| Failure::new(QSV_ERR_INVALID_ARGUMENT, error.to_string()))?;
+        let input = EncodeInput {
+            pixels,
+            memory: None,
+            qp: None,
+            key: frame.key,
+            pts_ns: frame.pts_ns,
+            force_idr: frame.idr,
+            idr_count: self.units.idrs,
+        };
+        Ok(encoder.encode(&input, &mut self.units)?)
+    }
+
+    /// Forgets the frames that are out; their copies are free again.
     fn recycle(&mut self) {
         let units = &self.units;
-        while let Some(at) = self.copies.iter().position(|(frame_id, _)| !units.is_inside(*frame_id)) {
-            self.free.push(self.copies.swap_remove(at).1);
+        while let Some(at) = self.inside.iter().position(|frame| !units.is_inside(frame.key.source_id)) {
+            self.free.extend(self.inside.remove(at).and_then(|frame| frame.copy));
         }
     }
 
@@ -392,73 +418,6 @@ impl State {
 
     fn codec_code(&self) -> u32 {
         config::codec_code(self.wanted.settings.codec)
-    }
-
-    /// Closes the encoder and opens it anew; with simpler settings where that fails, then with the next encoder of the
-    /// list where any would do. Says in words what was given up, if anything was.
-    pub(crate) fn reset(&mut self) -> Result<Option<String>, Failure> {
-        let lost = self.encoder.as_ref().map(|encoder| encoder.name());
-        // Encoder, session, display, in this order: each backend's own fields end so. A device may have room for one.
-        self.encoder = None;
-        self.units.lost_inside();
-        self.recycle();
-        let settings = EncoderSettings {
-            idr_count: self.units.idrs,
-            bitrate_kbps: self.bitrate_kbps,
-            max_bitrate_kbps: match self.wanted.settings.max_bitrate_kbps {
-                0 => 0,
-                most => most.max(self.bitrate_kbps),
-            },
-            ..self.wanted.settings.clone()
-        };
-        let (encoder, given_up) = reopen(&self.wanted.backend, lost, &settings)?;
-        self.encoder = Some(encoder);
-        self.begins = true;
-        Ok(given_up)
-    }
-}
-
-/// The encoder again, and what had to be given up for it.
-fn reopen(
-    backend: &str,
-    lost: Option<&str>,
-    settings: &EncoderSettings,
-) -> Result<(Box<dyn Encoder>, Option<String>), EncoderError> {
-    let same = lost.unwrap_or(backend);
-    let first = match select::open(same, settings) {
-        Ok(opened) => return Ok((opened.encoder, None)),
-        Err(error) => error,
-    };
-    let simple = fallback(settings);
-    let why = match select::open(same, &simple) {
-        Ok(opened) => return Ok((opened.encoder, Some(format!("{same} with fallback settings, because: {first}")))),
-        Err(error) => error,
-    };
-    if backend == "auto"
-        && let Ok(opened) = select::open_after(&simple, lost)
-    {
-        let name = opened.encoder.name();
-        return Ok((opened.encoder, Some(format!("{name} in place of {same}, because: {why}"))));
-    }
-    Err(why)
-}
-
-/// What every device can: constant bitrate, nothing optional.
-fn fallback(settings: &EncoderSettings) -> EncoderSettings {
-    let rate_control =
-        if settings.rate_control.holds_bitrate() { RateControl::Constant } else { RateControl::ConstantQp };
-    EncoderSettings {
-        rate_control,
-        preset: Preset::Fast,
-        profile: None,
-        entropy: None,
-        level_idc: None,
-        slices: 0,
-        tile_columns: 0,
-        tile_rows: 0,
-        intra_refresh: false,
-        async_depth: 0,
-        ..settings.clone()
     }
 }
 

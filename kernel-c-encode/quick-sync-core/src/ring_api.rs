@@ -199,18 +199,56 @@ pub extern "C" fn qsv_network_skip(ring: *mut QSVRing, frame_id: u64) -> c_int {
 }
 
 /// Leaves the place of kernel C. Frames not answered stay owed to a successor; one that waits takes over, and this call
-/// returns when it is at work. NULL does nothing.
+/// returns when it is at work. NULL does nothing. QSV_ERR_BUSY: another thread is in a call with this ring, which stays.
 #[unsafe(no_mangle)]
 pub extern "C" fn qsv_capture_detach(ring: *mut QSVRing) -> c_int {
     if ring.is_null() {
         return QSV_OK;
     }
     border::call(|| {
-        let found = RINGS.remove(ring as usize)?;
-        let taken = found.try_lock().map_err(refused)?.take();
+        let found = RINGS.get(ring as usize)?;
+        // A ring in use stays what it is, for another try; one whose call failed inside goes like any other.
+        let taken = match found.try_lock() {
+            Ok(mut locked) => locked.take(),
+            Err(TryLockError::Poisoned(locked)) => locked.into_inner().take(),
+            Err(busy @ TryLockError::WouldBlock) => return Err(refused(busy)),
+        };
+        RINGS.remove(ring as usize)?;
         if let Some(ring) = taken {
             ring.detach()?;
         }
         Ok(QSV_OK)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_in_use_is_not_detached_and_one_that_is_detached_is_no_ring() {
+        let handle = RINGS.insert(Mutex::new(None));
+        let ring = handle as *mut QSVRing;
+        let in_use = RINGS.get(handle).unwrap();
+        let call = in_use.lock().unwrap();
+        assert_eq!(qsv_capture_detach(ring), QSV_ERR_BUSY);
+        assert_eq!(qsv_network_skip(ring, 0), QSV_ERR_BUSY);
+        drop(call);
+        assert_eq!(qsv_capture_detach(ring), QSV_OK);
+        assert_eq!(qsv_capture_detach(ring), QSV_ERR_INVALID_HANDLE);
+        assert_eq!(border::last().code, QSV_ERR_INVALID_HANDLE);
+    }
+
+    #[test]
+    fn a_ring_whose_call_failed_inside_can_still_be_left() {
+        let handle = RINGS.insert(Mutex::new(None));
+        let ring = RINGS.get(handle).unwrap();
+        let poisoned = std::panic::catch_unwind(|| {
+            let _call = ring.lock().unwrap();
+            panic!("a defect");
+        });
+        assert!(poisoned.is_err());
+        assert_eq!(qsv_network_skip(handle as *mut QSVRing, 0), QSV_ERR_INTERNAL);
+        assert_eq!(qsv_capture_detach(handle as *mut QSVRing), QSV_OK);
+    }
 }

@@ -56,7 +56,8 @@ pub const QSV_FRAME_FORCE_IDR: u32 = 1;
 pub const QSV_UNIT_IDR: u32 = 1;
 /// qsv_bitstream.flags: the parameter sets are in it.
 pub const QSV_UNIT_CONFIG: u32 = 2;
-/// qsv_bitstream.flags: nothing was made of this frame (rate control, or lost with its device); data_length is 0.
+/// qsv_bitstream.flags: nothing was made of this frame (rate control, or a reset after which no encoder takes it);
+/// data_length is 0.
 pub const QSV_UNIT_LEFT_OUT: u32 = 4;
 
 /// qsv_ring_config.flags: where another process is kernel C, wait until it ends or yields. Without it that is
@@ -135,7 +136,8 @@ pub struct qsv_config {
 }
 
 /// A frame: where its planes lie. Set everything to 0 first. The pixels are read, never written, and only during
-/// qsv_encode_frame; after QSV_MORE_INPUT until the frame's access unit is out.
+/// qsv_encode_frame; after QSV_MORE_INPUT until the frame's access unit is out, whatever other calls return meanwhile: a
+/// reset reads them again.
 ///
 /// Planes that begin on multiples of 256 bytes, with strides that are multiples of 256, one right behind the other, are
 /// encoded where they lie. Others are copied once.

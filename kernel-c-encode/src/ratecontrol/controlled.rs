@@ -172,6 +172,10 @@ impl Encoder for Controlled {
         self.watched(sink, |inner, sink| inner.collect(sink, patience))
     }
 
+    fn emergency_reset(&mut self) -> Result<bool, EncoderError> {
+        self.inner.emergency_reset()
+    }
+
     fn copied_bytes(&self) -> u64 {
         self.inner.copied_bytes()
     }

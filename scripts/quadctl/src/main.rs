@@ -14,11 +14,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use kernel_host::args::{DEFAULT_INSTANCE, exit_of};
-use kernel_host::exit::Failure;
+use kernel_host::exit::{Exit, Failure};
+use kernel_host::runtime::refuse_foreign;
 
 /// Live video through four processes joined by shared memory
 #[derive(Debug, Parser)]
-#[command(name = "quad", version = commands::own_version(), disable_help_subcommand = true)]
+#[command(name = "quad", bin_name = "quad", version = commands::own_version(), disable_help_subcommand = true)]
 struct Cli {
     /// Instance of the whole system
     #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, global = true)]
@@ -119,6 +120,12 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         binaries: Option<PathBuf>,
     },
+    /// Measure this machine: ring, pipeline, recovery, …, beside their rivals; without a name all that can run
+    Bench {
+        /// NAME, --json, --rounds N, --percent N; `quad bench --help` says more
+        #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Print the version
     Version,
     /// The supervisor's own process
@@ -139,6 +146,14 @@ fn main() -> ExitCode {
         }
     };
     let instance = cli.instance.as_str();
+    let of_an_instance = !matches!(
+        cli.command,
+        Command::List { .. } | Command::Doctor { .. } | Command::Bench { .. } | Command::Version
+    );
+    if of_an_instance && let Err(foreign) = refuse_foreign(instance) {
+        commands::warn(&format!("quad: {foreign}"));
+        return Exit::Usage.into();
+    }
     let result: Result<u8, Failure> = match cli.command {
         Command::Up { start, foreground } => commands::up::run(instance, &start, foreground),
         Command::Down => commands::down::run(instance),
@@ -151,6 +166,7 @@ fn main() -> ExitCode {
         Command::Logs { kernel, follow } => commands::logs::run(instance, kernel.as_deref(), follow),
         Command::Inspect { ring, json } => commands::inspect::run(instance, &ring, json),
         Command::Upgrade { binaries } => commands::upgrade::run(instance, binaries.as_deref()),
+        Command::Bench { arguments } => commands::bench::run(&arguments),
         Command::Version => commands::version(),
         Command::Supervise { start } => commands::supervise::run(instance, &start),
     };

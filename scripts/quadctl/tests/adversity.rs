@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::{Instance, code, send, stderr, wait};
+use common::{Instance, code, send, stderr, stdout, wait};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -40,6 +40,29 @@ fn who_asks_while_no_lease_table_can_be_made_is_answered_and_down_ends_in_order(
     assert!(!stderr(&down).contains("does not answer"), "{}", stderr(&down));
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     instance.assert_gone();
+}
+
+/// Every command says whose an instance is, and not that some call was denied.
+#[test]
+fn another_users_instance_is_named_with_its_user() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED another_users_instance_is_named_with_its_user: only root can make one");
+        return;
+    }
+    let instance = Instance::new("foreign");
+    let table = std::path::Path::new(names::SHM_DIR).join(names::leases(&instance.name));
+    std::fs::write(&table, "").unwrap();
+    let (uid, name) = (Some(65534), nix::unistd::User::from_uid(65534.into()).unwrap().unwrap().name);
+    std::os::unix::fs::chown(&table, uid, None).unwrap();
+    for line in [vec!["status"], vec!["up"], vec!["down"], vec!["set", "encode.bitrate_kbps=9"], vec!["swap", "net"]] {
+        let refused = instance.quad(&line);
+        assert_eq!(code(&refused), 64, "{line:?}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains(&format!("belongs to user {name}")), "{line:?}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains("--instance"), "{line:?}: {}", stderr(&refused));
+    }
+    let list = instance.quad(&["list"]);
+    assert!(stdout(&list).contains(&format!("of user {name}")), "{}", stdout(&list));
+    std::fs::remove_file(table).unwrap();
 }
 
 /// The second process of the encoder, once it has stopped itself.

@@ -7,7 +7,7 @@ use crate::name::{KernelName, Kind};
 use crate::patience::Patience;
 use crate::prepare::{Prepare, Surroundings};
 use crate::ready::{Notifier, SignsOfLife};
-use crate::runtime::RuntimeDir;
+use crate::runtime::{RuntimeDir, refuse_foreign};
 use crate::signals::Stop;
 use crate::{handover, log, pin, place};
 use shm_protocol::attach::{Content, Policy, RingSpec, RoleSpec};
@@ -88,6 +88,7 @@ impl Kernel {
                 cpus
             }
         };
+        refuse_foreign(start.runtime.instance()).map_err(|error| Failure::new(Exit::Usage, error))?;
         start.runtime.create()?;
         let directory = Arc::<PoolDirectory>::default();
         let table = LeaseTable::join(start.runtime.instance()).map_err(object)?;
@@ -165,7 +166,8 @@ impl Kernel {
     }
 
     /// What beats for this kernel's loop, to supervisor and service manager alike, while that waits for something
-    /// outside. A loop whose lease became another's while it waits is asked to end.
+    /// outside. A loop whose lease became another's while it waits is asked to end; [`Patience::leave`] is set by that,
+    /// by any other wish to end, and when a successor is ready to take over.
     pub fn patience(&self) -> Patience {
         let (pulse, signs, stop) = (self.lease.pulse(), self.signs.clone(), self.stop.clone());
         Patience::start(move || {
@@ -174,6 +176,7 @@ impl Kernel {
             } else {
                 stop.request();
             }
+            stop.requested() || pulse.wanted_successor().is_some()
         })
     }
 

@@ -8,20 +8,21 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Patience {
     waits: Arc<AtomicBool>,
+    leave: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
 }
 
 impl Patience {
-    /// Starts the thread that does `beat` while the loop waits.
-    pub fn start(mut beat: impl FnMut() + Send + 'static) -> Patience {
+    /// Starts the thread that does `beat` while the loop waits. What it returns is whether the wait is to end.
+    pub fn start(mut beat: impl FnMut() -> bool + Send + 'static) -> Patience {
         /// Half of the longest that a loop sleeps by itself.
         const BEAT: Duration = Duration::from_millis(25);
-        let (waits, over) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let patience = Patience { waits: Arc::clone(&waits), over: Arc::clone(&over) };
+        let patience = Patience { waits: Arc::default(), leave: Arc::default(), over: Arc::default() };
+        let [waits, leave, over] = [&patience.waits, &patience.leave, &patience.over].map(Arc::clone);
         let spawned = std::thread::Builder::new().name("patience".to_owned()).spawn(move || {
             while !over.load(Ordering::Relaxed) {
-                if waits.load(Ordering::Relaxed) {
-                    beat();
+                if waits.load(Ordering::Relaxed) && beat() {
+                    leave.store(true, Ordering::Relaxed);
                 }
                 std::thread::sleep(BEAT);
             }
@@ -30,6 +31,11 @@ impl Patience {
             tracing::warn!(%error, "No thread for patience: a slow writer may count as a hang");
         }
         patience
+    }
+
+    /// Set within a beat's time when the wait is to end; each begins without it. For waits that only look at a flag.
+    pub fn leave(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.leave)
     }
 }
 
@@ -42,6 +48,7 @@ impl Drop for Patience {
 /// Lets patience beat for as long as `wait` takes, and no longer: a loop that hangs elsewhere must look hung.
 pub fn waiting<T>(patience: Option<&Patience>, wait: impl FnOnce() -> T) -> T {
     let set = |waits| patience.iter().for_each(|patience| patience.waits.store(waits, Ordering::Relaxed));
+    patience.iter().for_each(|patience| patience.leave.store(false, Ordering::Relaxed));
     set(true);
     let result = wait();
     set(false);
@@ -58,9 +65,7 @@ mod tests {
     fn it_beats_while_the_loop_waits_and_not_while_it_works() {
         let beats = Arc::<AtomicUsize>::default();
         let counted = Arc::clone(&beats);
-        let patience = Patience::start(move || {
-            counted.fetch_add(1, Ordering::Relaxed);
-        });
+        let patience = Patience::start(move || counted.fetch_add(1, Ordering::Relaxed) >= 2);
         let count = || beats.load(Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(count(), 0);
@@ -73,6 +78,10 @@ mod tests {
         });
         assert_eq!(waited, 7);
         assert!(count() >= 3);
+        // The third beat asked for the end; the next wait begins without that.
+        let leave = patience.leave();
+        assert!(leave.load(Ordering::Relaxed));
+        assert!(!waiting(Some(&patience), || leave.load(Ordering::Relaxed)));
         // One beat may have been under way when the wait ended.
         let after = count();
         std::thread::sleep(Duration::from_millis(100));

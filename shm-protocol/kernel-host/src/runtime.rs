@@ -33,12 +33,41 @@ pub enum RuntimeError {
         /// Which directory.
         path: PathBuf,
     },
+    /// The instance belongs to another user.
+    #[error(
+        "Instance {instance} belongs to user {owner}, who alone may reach it: run this as that user (sudo -u {owner} …), or \
+         name another with --instance"
+    )]
+    Foreign {
+        /// The instance.
+        instance: String,
+        /// The user's name, or number where it has none.
+        owner: String,
+    },
     /// A socket's path is longer than the operating system takes.
     #[error("Socket path {} has {} bytes, at most 107 are possible; use a shorter XDG_RUNTIME_DIR", path.display(), path.as_os_str().len())]
     TooLong {
         /// Which socket.
         path: PathBuf,
     },
+}
+
+/// Refuses an instance of another user.
+///
+/// # Errors
+/// [`RuntimeError::Foreign`], with that user's name.
+pub fn refuse_foreign(instance: &str) -> Result<(), RuntimeError> {
+    match foreign_owner(instance) {
+        Some(owner) => Err(RuntimeError::Foreign { instance: instance.to_owned(), owner }),
+        None => Ok(()),
+    }
+}
+
+/// The user that an instance belongs to, where that is another than the one of this process.
+pub fn foreign_owner(instance: &str) -> Option<String> {
+    let uid = shm_protocol::names::foreign_owner(instance)?;
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid));
+    Some(user.ok().flatten().map_or_else(|| format!("#{uid}"), |user| user.name))
 }
 
 /// The runtime directory of one instance: `$XDG_RUNTIME_DIR/quad/<instance>`, else `/run/quad/<instance>`.

@@ -21,7 +21,7 @@ use shm_protocol::telemetry::{Measure, Percentiles, Snapshot, TelemetryReader};
 use crate::config::Config;
 use crate::name::{KernelName, Kind};
 use crate::runtime::RuntimeDir;
-use crate::swaps::Swaps;
+use crate::swaps::{Swapped, Swaps};
 
 use counters::COUNTERS;
 
@@ -329,7 +329,7 @@ pub fn collect(instance: &str, config: Option<&Config>, runtime: Option<&Runtime
         let lease = leases.iter().find(|lease| lease.kernel == kernel);
         let page = lease.and_then(|l| TelemetryReader::open(instance, &kernel, l.epoch)).map(|page| page.snapshot());
         let state = state_of(lease, hang_ns, supervisor.is_some());
-        status.kernels.push((name.short(), kernel_status(name, lease, page.as_ref(), state, swaps.of(name).count)));
+        status.kernels.push((name.short(), kernel_status(name, lease, page.as_ref(), state, &swaps.of(name))));
         if name.kind != Kind::Net
             && let Ok(ring) = RingObserver::open(instance, &kernel)
         {
@@ -420,7 +420,7 @@ fn kernel_status(
     lease: Option<&LeaseInfo>,
     page: Option<&Snapshot>,
     state: State,
-    swaps: u64,
+    swapped: &Swapped,
 ) -> KernelStatus {
     let text = |text: Option<&String>| text.filter(|t| !t.is_empty()).cloned();
     let epoch = lease.map_or(0, |l| l.epoch);
@@ -430,8 +430,8 @@ fn kernel_status(
         state,
         epoch,
         version: page.map(|p| p.version.clone()).unwrap_or_default(),
-        restarts: epoch.saturating_sub(1).saturating_sub(swaps),
-        swaps: swaps.min(epoch.saturating_sub(1)),
+        restarts: epoch.saturating_sub(1).saturating_sub(swapped.count).saturating_sub(swapped.failed_epochs),
+        swaps: swapped.count.min(epoch.saturating_sub(1)),
         backend: page.map(|p| p.backend.clone()).unwrap_or_default(),
         cpus: page.map(|p| p.cpus.clone()).unwrap_or_default(),
         // What a dead process used last is no use of now.

@@ -17,6 +17,9 @@ pub struct Swapped {
     /// Swaps since the instance was started: epochs that are no restarts.
     #[serde(default)]
     pub count: u64,
+    /// Epochs of swaps that failed, which are no restarts either: of the successors, and with which the one before went on.
+    #[serde(default)]
+    pub failed_epochs: u64,
     /// The binary that later starts use; `None`: that of the build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binary: Option<PathBuf>,
@@ -45,6 +48,11 @@ impl Swaps {
         self.kernels.entry(kernel.to_string()).or_default().count += 1;
     }
 
+    /// So many more epochs of a swap that failed.
+    pub fn count_failed(&mut self, kernel: &KernelName, epochs: u64) {
+        self.kernels.entry(kernel.to_string()).or_default().failed_epochs += epochs;
+    }
+
     /// The binary of a kernel's later starts; `None`: that of the build.
     pub fn set_binary(&mut self, kernel: &KernelName, binary: Option<PathBuf>) {
         self.kernels.entry(kernel.to_string()).or_default().binary = binary;
@@ -52,7 +60,7 @@ impl Swaps {
 
     /// Epochs begin anew: so do the counts. Binaries stay.
     pub fn forget_counts(&mut self) {
-        self.kernels.values_mut().for_each(|entry| entry.count = 0);
+        self.kernels.values_mut().for_each(|entry| (entry.count, entry.failed_epochs) = (0, 0));
     }
 
     /// Writes the file under a temporary name beside it and renames it.
@@ -88,10 +96,11 @@ mod tests {
         let mut swaps = Swaps::default();
         swaps.count(&encode);
         swaps.count(&encode);
+        swaps.count_failed(&encode, 3);
         swaps.set_binary(&encode, Some("/opt/acme".into()));
         swaps.save(&path).unwrap();
         let mut back = Swaps::load(&path);
-        assert_eq!(back.of(&encode), Swapped { count: 2, binary: Some("/opt/acme".into()) });
+        assert_eq!(back.of(&encode), Swapped { count: 2, failed_epochs: 3, binary: Some("/opt/acme".into()) });
         assert_eq!(back.of(&KernelName::main(Kind::Net)), Swapped::default());
         back.forget_counts();
         back.set_binary(&encode, None);

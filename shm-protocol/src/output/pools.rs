@@ -115,6 +115,8 @@ impl Producer {
             return Pool::open(spec.clone(), Access::Write).ok();
         }
         self.table.kernels().iter().filter(|k| k.held && k.kernel != self.spec.kernel).find_map(|peer| {
+            // As in `Consumer::pool`: stopped ones take their time.
+            self.pulse.beat();
             fdpass::request(&fdpass::socket_path(runtime_dir, &peer.kernel), spec, Access::Write).ok().flatten()
         })
     }

@@ -3,6 +3,7 @@
 mod byref;
 mod ffmpeg;
 mod glass;
+mod interrupt;
 mod machine;
 mod memory;
 mod process;
@@ -94,11 +95,14 @@ fn main() -> Result<()> {
         eprintln!("There is no benchmark \"{asked}\"; there are {}", known.join(", "));
         std::process::exit(64);
     }
+    interrupt::watch()?;
     let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for (name, run) in chosen {
         eprintln!("{name} …");
         let machine = machine::machine();
-        match run(effort) {
+        let found = run(effort);
+        interrupt::await_end();
+        match found {
             Ok(Bench { rows, missing, tables }) => reports.push(Report { name, machine, rows, missing, tables }),
             Err(error) => failures.push(format!("{name}: {error:#}")),
         }

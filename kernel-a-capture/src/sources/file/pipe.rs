@@ -240,6 +240,10 @@ impl Source for PipeSource {
         self.live
     }
 
+    fn waits_for_writer(&self) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         NAME
     }

@@ -43,6 +43,7 @@ fn a_fifo_gives_frames_as_they_come() {
     let fifo = Fifo::new();
     fifo.send(&y4m(2));
     let mut source = fifo.open(b"");
+    assert!(source.waits_for_writer());
     assert!(source.is_live());
     assert_eq!(values(&mut *source, 2), [1, 2]);
     fifo.send(&frame(3));

@@ -2,7 +2,8 @@
 
 use super::*;
 use kernel_c_encode::encoder::{AccessUnitMeta, AuSink, Capabilities, PartKind, Parts};
-use kernel_c_encode::settings::Gop;
+use kernel_c_encode::error::EncoderError;
+use kernel_c_encode::settings::{EncoderSettings, Gop};
 use shm_protocol::frame::{Codec, Colour, PixelFormat, Rational};
 use std::collections::VecDeque;
 
@@ -11,6 +12,8 @@ use std::collections::VecDeque;
 struct Late {
     inside: VecDeque<(Key, u64, *const u8, bool)>,
     lose_at: Option<u64>,
+    /// What an emergency reset ends with; `None`: as an encoder without a device.
+    resets: Option<Result<bool, EncoderError>>,
 }
 
 // SAFETY: the pointers are only followed while their frames are inside, as the trait promises them to be readable.
@@ -60,6 +63,10 @@ impl Encoder for Late {
         }
         self.inside.push_back((frame.key, frame.pts_ns, frame.pixels.plane(0), frame.force_idr));
         if self.inside.len() > 2 { self.out(sink) } else { Ok(()) }
+    }
+
+    fn emergency_reset(&mut self) -> Result<bool, EncoderError> {
+        self.resets.clone().unwrap_or(Ok(false))
     }
 
     fn set_bitrate(&mut self, _kbps: u32, _max_kbps: u32) -> Result<(), EncoderError> {
@@ -137,20 +144,20 @@ fn frames_that_stay_inside_come_out_in_order_with_their_own_pixels() {
         encode(&mut state, first).unwrap();
         assert_eq!(state.units.waiting(), 0);
     }
-    assert_eq!((state.copies.len(), state.free.len()), (2, 0), "their copies are in use");
+    assert_eq!((state.inside.len(), state.free.len()), (2, 0), "their copies are in use");
     encode(&mut state, 30).unwrap();
     assert_eq!(next(&mut state), Some((vec![10, 1], 1, QSV_UNIT_IDR | QSV_UNIT_CONFIG)));
     state.collect(Duration::ZERO).unwrap();
     assert_eq!(next(&mut state), Some((vec![20, 2], 2, 0)));
     state.flush().unwrap();
     assert_eq!(next(&mut state), Some((vec![30, 3], 3, 0)));
-    assert_eq!((state.copies.len(), state.free.len()), (0, 3), "and free when they are out");
+    assert_eq!((state.inside.len(), state.free.len()), (0, 3), "and free when they are out");
     // The stream goes on after a flush, in the same memory.
     for first in [40, 50, 60] {
         encode(&mut state, first).unwrap();
     }
     assert_eq!(next(&mut state), Some((vec![40, 4], 4, 0)));
-    assert_eq!(state.copies.len() + state.free.len(), 3);
+    assert_eq!(state.inside.len() + state.free.len(), 3);
 }
 
 #[test]
@@ -162,12 +169,64 @@ fn a_lost_device_is_said_and_after_the_reset_no_frame_is_missing_and_an_idr_begi
     // The name of what was lost is none that can be opened; "auto" takes what there is.
     let given_up = state.reset().unwrap();
     assert!(given_up.unwrap().contains("in place of late"));
-    assert_eq!(next(&mut state), Some((vec![], 1, QSV_UNIT_LEFT_OUT)));
-    assert_eq!(next(&mut state), Some((vec![], 2, QSV_UNIT_LEFT_OUT)));
     encode(&mut state, 30).unwrap();
-    let (bytes, frame_id, flags) = next(&mut state).unwrap();
-    assert!(bytes.starts_with(&[0, 0, 0, 1, 9]) && bytes.len() > 20, "a picture of a real encoder");
-    assert_eq!((frame_id, flags & QSV_UNIT_IDR), (3, QSV_UNIT_IDR));
+    for frame in 1..=3 {
+        let (bytes, frame_id, flags) = next(&mut state).unwrap();
+        assert!(bytes.starts_with(&[0, 0, 0, 1, 9]) && bytes.len() > 20, "a picture of a real encoder");
+        assert_eq!((frame_id, flags & QSV_UNIT_IDR != 0), (frame, frame == 1));
+    }
+    assert_eq!(next(&mut state), None);
+    assert!(state.inside.is_empty());
+}
+
+#[test]
+fn a_device_that_its_backend_resets_keeps_its_frames_and_nothing_is_opened_anew() {
+    let mut state = late(None);
+    state.encoder = Some(Box::new(Late { resets: Some(Ok(true)), ..Late::default() }));
+    encode(&mut state, 10).unwrap();
+    encode(&mut state, 20).unwrap();
+    assert_eq!(state.reset(), Ok(None));
+    assert_eq!(state.encoder().unwrap().name(), "late");
+    state.flush().unwrap();
+    assert_eq!(next(&mut state), Some((vec![10, 1], 1, QSV_UNIT_IDR | QSV_UNIT_CONFIG)));
+    assert_eq!(next(&mut state), Some((vec![20, 2], 2, 0)));
+}
+
+#[test]
+fn frames_wait_for_a_reset_that_works_and_the_idr_asked_for_is_one() {
+    let mut state = late(None);
+    let device = || EncoderError::DeviceLost { backend: "late", reason: "a test".to_owned() };
+    state.encoder = Some(Box::new(Late { resets: Some(Err(device())), ..Late::default() }));
+    state.wanted.backend = "late".to_owned();
+    let planes: Vec<Planes> = (1..=2).map(|number| Planes::new(number * 10)).collect();
+    for (planes, flags) in planes.iter().zip([0, QSV_FRAME_FORCE_IDR]) {
+        // SAFETY: the planes live until the end of the test.
+        unsafe { state.encode(&qsv_frame { flags, ..planes.frame() }, &AtomicBool::new(false)) }.unwrap();
+    }
+    // There is none of that name.
+    assert_eq!(state.reset().unwrap_err().code, QSV_ERR_INVALID_ARGUMENT);
+    assert_eq!((state.inside.len(), state.units.waiting()), (2, 0));
+    assert_eq!(encode(&mut state, 30).unwrap_err().code, QSV_ERR_DEVICE_LOST);
+    state.wanted.backend = "openh264".to_owned();
+    assert_eq!(state.reset(), Ok(None));
+    for frame in 1..=2 {
+        let (bytes, frame_id, flags) = next(&mut state).unwrap();
+        assert_eq!((bytes.len() > 20, frame_id, flags & QSV_UNIT_IDR), (true, frame, QSV_UNIT_IDR));
+    }
+}
+
+#[test]
+fn frame_ids_that_have_come_to_their_end_are_refused() {
+    let mut state = late(None);
+    let planes = Planes::new(1);
+    let mut encode = |frame_id| {
+        // SAFETY: the planes live until the end of the test.
+        unsafe { state.encode(&qsv_frame { frame_id, ..planes.frame() }, &AtomicBool::new(false)) }
+    };
+    encode(u64::MAX).unwrap();
+    for id in [0, 1, u64::MAX] {
+        assert_eq!(encode(id).unwrap_err().code, QSV_ERR_INVALID_ARGUMENT, "{id}");
+    }
 }
 
 #[test]
@@ -191,18 +250,18 @@ fn a_wish_for_an_idr_outlives_a_frame_that_was_refused() {
 #[test]
 fn a_reset_gives_up_settings_before_the_backend_and_neither_where_one_was_asked_for() {
     let plain = wanted("openh264").settings;
-    let (encoder, given_up) = reopen("openh264", Some("openh264"), &plain).unwrap();
+    let (encoder, given_up) = reset::reopen("openh264", Some("openh264"), &plain).unwrap();
     assert_eq!((encoder.name(), given_up), ("openh264", None));
     // Which openh264 has not.
     let refresh = EncoderSettings { intra_refresh: true, ..plain.clone() };
-    let (encoder, given_up) = reopen("auto", Some("openh264"), &refresh).unwrap();
+    let (encoder, given_up) = reset::reopen("auto", Some("openh264"), &refresh).unwrap();
     let given_up = given_up.unwrap();
     assert_eq!(encoder.name(), "openh264");
     assert!(given_up.starts_with("openh264 with fallback settings, because: intra_refresh = true"), "{given_up}");
     // Which never makes H.264.
-    let (_, given_up) = reopen("auto", Some("svtav1"), &plain).unwrap();
+    let (_, given_up) = reset::reopen("auto", Some("svtav1"), &plain).unwrap();
     assert!(given_up.unwrap().contains("in place of svtav1, because: "));
-    assert!(reopen("svtav1", Some("svtav1"), &plain).is_err());
+    assert!(reset::reopen("svtav1", Some("svtav1"), &plain).is_err());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use kernel_host::exit::Failure;
 use kernel_host::name::check_name;
-use kernel_host::runtime::RuntimeDir;
+use kernel_host::runtime::{RuntimeDir, foreign_owner};
 use kernel_host::status::{Status, collect};
 use shm_protocol::names;
 
@@ -35,7 +35,15 @@ pub fn run(json: bool) -> Result<u8, Failure> {
     if json {
         let rows: Vec<serde_json::Value> = all
             .iter()
-            .map(|s| serde_json::json!({ "instance": s.instance, "state": s.state, "supervisor": s.supervisor, "outputs": s.outputs }))
+            .map(|s| {
+                serde_json::json!({
+                    "instance": s.instance,
+                    "state": s.state,
+                    "supervisor": s.supervisor,
+                    "outputs": s.outputs,
+                    "foreign_user": foreign_owner(&s.instance),
+                })
+            })
             .collect();
         say(&serde_json::Value::Array(rows).to_string());
         return Ok(0);
@@ -44,6 +52,10 @@ pub fn run(json: bool) -> Result<u8, Failure> {
         say("No instance is running; `quad up` starts one");
     }
     for status in all {
+        if let Some(owner) = foreign_owner(&status.instance) {
+            say(&format!("{:20} of user {owner}, who alone may look at it", status.instance));
+            continue;
+        }
         let state = serde_json::to_string(&status.state).unwrap_or_default();
         let urls: Vec<&str> = status.outputs.iter().map(|output| output.url.as_str()).collect();
         say(&format!("{:20} {:9} {}", status.instance, state.trim_matches('"'), urls.join(" ")));

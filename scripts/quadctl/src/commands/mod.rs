@@ -1,5 +1,6 @@
 //! One module a command; each returns the exit code.
 
+pub mod bench;
 pub mod down;
 pub mod inspect;
 pub mod list;

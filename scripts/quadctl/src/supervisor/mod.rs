@@ -1,7 +1,8 @@
 //! The supervisor: one process an instance, which keeps the kernels running and takes commands. It touches no frame;
 //! kernels do not notice when it dies, and the next one adopts them.
 
-pub mod backoff;
+pub mod aftermath;
+mod backoff;
 pub mod control;
 pub mod doomed;
 pub mod fifo;
@@ -154,6 +155,7 @@ impl Supervisor {
         for unit in &mut self.units {
             unit.reap(&context, now);
             unit.look_at_probation(&context, now);
+            unit.look_at_aftermath(&context);
             unit.start_due(&context, now);
             self.watchdog.look(unit, &context, now);
         }
@@ -275,6 +277,9 @@ impl Supervisor {
             match swap.look(unit, &context, now) {
                 Progress::Under => self.swaps.push(swap),
                 Progress::Done(reply) | Progress::Failed(reply) => {
+                    if reply.exit != 0 {
+                        unit.aftermath = swap.aftermath();
+                    }
                     tracing::info!(kernel = %swap.kernel(), reply.message, "Swap");
                     unit.wants_its_standby(now);
                     swap.client.answer(&reply);

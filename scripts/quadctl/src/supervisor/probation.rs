@@ -16,6 +16,7 @@ use kernel_host::swaps::Swaps;
 use serde::{Deserialize, Serialize};
 use shm_protocol::lease::LeaseInfo;
 
+use super::aftermath::Aftermath;
 use super::swap::Wanted;
 use super::unit::{Context, Unit};
 use crate::launch::overrides_to_change;
@@ -26,7 +27,7 @@ use crate::process::Process;
 const PROBATION: Duration = Duration::from_secs(1);
 
 /// A process for ever: number and start time.
-type Tag = (u32, u64);
+pub type Tag = (u32, u64);
 
 /// A successor that has taken over and has yet to prove itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +45,8 @@ fn file(runtime: &RuntimeDir, kernel: &KernelName) -> PathBuf {
     runtime.path().join(format!("{kernel}.probation.json"))
 }
 
-fn living(tag: Tag) -> Option<Process> {
+/// The process of that tag, while it lives.
+pub fn living(tag: Tag) -> Option<Process> {
     Process::verified(tag.0, tag.1).filter(|process| !process.ended())
 }
 
@@ -132,6 +134,11 @@ impl Unit {
         if at_work {
             self.keep(context, &probation);
         } else {
+            self.aftermath = probation.predecessor.map(|predecessor| Aftermath {
+                predecessor,
+                epoch_before: probation.epoch.saturating_sub(1),
+                counted: 1,
+            });
             let pid = probation.successor.0;
             tracing::error!(kernel = %self.kernel, pid, "The successor of the swap failed in its probation: what starts next is what ran before");
         }

@@ -13,7 +13,9 @@ use kernel_host::name::KernelName;
 use shm_protocol::lease::{KernelState, start_time};
 use shm_protocol::telemetry::TelemetryReader;
 
+use super::aftermath::Aftermath;
 use super::control::{Client, Reply};
+use super::probation::Tag;
 use super::unit::{Context, Unit};
 use crate::launch::kept_overrides;
 use crate::process::Signal;
@@ -42,6 +44,8 @@ pub struct Swap {
     wanted: Wanted,
     /// Epoch before.
     epoch_before: u64,
+    /// The process at work when the successor was started.
+    predecessor: Option<Tag>,
     /// The process that is to take over, once it was started.
     successor: Option<u32>,
     asked: Instant,
@@ -82,12 +86,20 @@ impl Swap {
             return Err((client, Reply::failed(Exit::Temporary, text)));
         };
         let kernel = unit.kernel.clone();
-        Ok(Swap { client, kernel, wanted, epoch_before: info.epoch, successor: None, asked: now, wished: None })
+        let epoch_before = info.epoch;
+        let (predecessor, successor, wished) = (None, None, None);
+        Ok(Swap { client, kernel, wanted, epoch_before, predecessor, successor, asked: now, wished })
     }
 
     /// The kernel it is about.
     pub fn kernel(&self) -> &KernelName {
         &self.kernel
+    }
+
+    /// What is left to count of it once it failed; `None`: the lease stayed where it was.
+    pub fn aftermath(&self) -> Option<Aftermath> {
+        let (Some(predecessor), Some(_)) = (self.predecessor, self.wished) else { return None };
+        Some(Aftermath { predecessor, epoch_before: self.epoch_before, counted: 0 })
     }
 
     /// Looks how far it is, and asks the holder to yield when the successor is ready.
@@ -104,6 +116,7 @@ impl Swap {
                 return Progress::Under;
             }
             self.epoch_before = info.epoch;
+            self.predecessor = settled.then_some((info.pid, info.start_time));
             // A standby would be the candidate; it comes again after the swap.
             unit.dismiss_standby();
             return match unit.start_successor(context, &self.wanted) {

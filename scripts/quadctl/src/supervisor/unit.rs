@@ -13,6 +13,7 @@ use kernel_host::swaps::Swaps;
 use shm_protocol::lease::{KernelState, LeaseInfo, LeaseTable};
 use shm_protocol::telemetry::TelemetryReader;
 
+use super::aftermath::Aftermath;
 use super::backoff::{Backoff, Ending};
 use super::doomed::{Doomed, Killed};
 use super::probation::Probation;
@@ -110,6 +111,8 @@ pub struct Unit {
     pub unnamed: Option<Unnamed>,
     /// A swap's successor has yet to prove itself.
     pub probation: Option<Probation>,
+    /// A swap that failed, until its epochs are counted.
+    pub aftermath: Option<Aftermath>,
     /// How the last process ended that was to take over in a swap or stood by.
     pub standby_ending: Option<(u32, Ending)>,
     cpus: Option<String>,
@@ -143,6 +146,7 @@ impl Unit {
             unheld_since: None,
             unnamed: None,
             probation: None,
+            aftermath: None,
             standby_ending: None,
             cpus,
             binary: Swaps::load(&runtime.swaps()).of(&kernel_name).binary,

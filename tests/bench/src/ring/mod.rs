@@ -75,7 +75,7 @@ pub fn run(effort: Effort) -> Result<Bench> {
 }
 
 /// Shared memory that a killed iceoryx2 process leaves; its other files lie in the scratch directory.
-fn iceoryx_leftovers(instance: &str) {
+pub fn iceoryx_leftovers(instance: &str) {
     let prefix = iceoryx::file_prefix(instance);
     for entry in std::fs::read_dir(shm_protocol::names::SHM_DIR).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(&prefix) {

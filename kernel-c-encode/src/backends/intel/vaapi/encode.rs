@@ -105,7 +105,7 @@ pub struct Vaapi {
     last_picture: va::VASurfaceID,
     /// Frames behind the last IDR submitted; `None` before the first.
     pub(super) since_idr: Option<u32>,
-    idr_owed: bool,
+    pub(super) idr_owed: bool,
     next_idr: u32,
     tell_rate: bool,
     pub(super) coded_bytes: usize,
@@ -345,37 +345,9 @@ impl Vaapi {
         }
         Ok(())
     }
-}
 
-impl Encoder for Vaapi {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn codec(&self) -> Codec {
-        self.settings.codec
-    }
-
-    fn path(&self) -> &str {
-        self.path
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        let pixel_formats = if self.settings.codec == Codec::H264 { &PIXEL_FORMATS[..1] } else { &PIXEL_FORMATS };
-        Capabilities {
-            live_bitrate: self.settings.rate_control.holds_bitrate(),
-            idr_on_request: true,
-            frame_qp: self.settings.rate_control == RateControl::ConstantQp,
-            delay_frames: self.plan.depth as u32 - 1,
-            pixel_formats,
-            min_size: self.plan.caps.min_size,
-            max_size: self.plan.caps.max_size,
-            max_macroblocks: u32::MAX,
-        }
-    }
-
-    fn encode(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
-        self.settings.check_format(frame.pixels.format())?;
+    /// Encodes a frame; after an error it may be among those in work or not.
+    fn encode_frame(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
         while self.pending.len() >= self.plan.depth {
             self.deliver(sink, None)?;
         }
@@ -407,6 +379,43 @@ impl Encoder for Vaapi {
             self.deliver(sink, Some(&frame.pixels))?;
         }
         Ok(())
+    }
+}
+
+impl Encoder for Vaapi {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn codec(&self) -> Codec {
+        self.settings.codec
+    }
+
+    fn path(&self) -> &str {
+        self.path
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let pixel_formats = if self.settings.codec == Codec::H264 { &PIXEL_FORMATS[..1] } else { &PIXEL_FORMATS };
+        Capabilities {
+            live_bitrate: self.settings.rate_control.holds_bitrate(),
+            idr_on_request: true,
+            frame_qp: self.settings.rate_control == RateControl::ConstantQp,
+            delay_frames: self.plan.depth as u32 - 1,
+            pixel_formats,
+            min_size: self.plan.caps.min_size,
+            max_size: self.plan.caps.max_size,
+            max_macroblocks: u32::MAX,
+        }
+    }
+
+    fn encode(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
+        self.settings.check_format(frame.pixels.format())?;
+        let encoded = self.encode_frame(frame, sink);
+        if !matches!(encoded, Ok(()) | Err(EncoderError::Sink(SinkError::TooLarge { .. }))) {
+            self.take_back(frame.key);
+        }
+        encoded
     }
 
     fn set_bitrate(&mut self, kbps: u32, max_kbps: u32) -> Result<(), EncoderError> {
@@ -455,6 +464,11 @@ impl Encoder for Vaapi {
             }
         }
         Ok(())
+    }
+
+    fn emergency_reset(&mut self) -> Result<bool, EncoderError> {
+        self.trouble = 0;
+        self.recover(&Fault::Garbage("a reset was asked for".to_owned()), None).map(|()| true)
     }
 
     fn copied_bytes(&self) -> u64 {

@@ -8,6 +8,7 @@ use super::plan::{self, NAME};
 use super::session::Session;
 use super::upload::download;
 use crate::backends::intel::display::Display;
+use crate::encoder::Key;
 use crate::error::EncoderError;
 use crate::settings::{EncoderSettings, Preset};
 use libva_sys as va;
@@ -88,6 +89,21 @@ impl Vaapi {
                 Ok(()) => return Ok(()),
                 Err(next) => fault = next,
             }
+        }
+    }
+
+    /// Takes the newest frame back if it is that of `key`: whoever gave it was told of an error, and gives it again or
+    /// not.
+    pub(super) fn take_back(&mut self, key: Key) {
+        let Some(newest) = self.pending.pop_back_if(|newest| newest.key == key) else { return };
+        if matches!(newest.source, Source::Uploaded(_)) {
+            // Its surface is the next one again: the others belong to frames in work.
+            self.uploaded -= 1;
+        }
+        self.idr_owed |= newest.idr;
+        // One that is lost stays as it is. Else others may refer to this frame; what becomes of that the next call says.
+        if step(self.trouble.max(1)).is_some() {
+            let _ = self.code_again();
         }
     }
 

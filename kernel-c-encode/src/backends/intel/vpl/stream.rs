@@ -5,7 +5,7 @@ use super::negotiate::Fault;
 use super::{LIBRARY, NAME};
 use crate::bitstream::assemble::hand_on;
 use crate::bitstream::h264_level;
-use crate::encoder::{AuSink, Capabilities, EncodeInput, Encoder, LeftOut};
+use crate::encoder::{AuSink, Capabilities, EncodeInput, Encoder, Key, LeftOut};
 use crate::error::{EncoderError, SinkError};
 use crate::settings::{EncoderSettings, RateControl, check_bitrate};
 use shm_protocol::frame::{Codec, PixelFormat};
@@ -67,6 +67,21 @@ impl Vpl {
         Ok(())
     }
 
+    /// Takes the youngest frame back if it is that of `key`: whoever gave it was told of an error, and its pixels may be
+    /// gone.
+    fn take_back(&mut self, key: Key) {
+        let Some(slot) = self.order.back().copied().filter(|slot| self.frames[*slot].key == key) else { return };
+        self.drop_unfinished();
+        self.put_back(slot);
+        // What else is inside begins anew with an IDR, whenever it does.
+        self.idr_owed = self.frames[slot].idr;
+        if self.engine.is_some() {
+            // Until then the runtime may still be reading it. What becomes of that the next call says.
+            self.restart_owed = None;
+            let _ = self.begin_anew("a frame was taken back");
+        }
+    }
+
     /// Takes the youngest frame back, which the runtime refused.
     fn put_back(&mut self, slot: usize) {
         self.order.pop_back();
@@ -76,6 +91,34 @@ impl Vpl {
         }
         self.slots.release(slot);
         self.idr_owed = true;
+    }
+
+    /// Encodes a frame; after an error it may be inside or not.
+    fn encode_frame(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
+        self.settle_debts()?;
+        // Room first: no more than `depth` frames are inside. An older frame's trouble must not cost this one.
+        let mut late = Ok(());
+        while late.is_ok() && self.order.len() >= self.depth && !self.outputs.is_empty() {
+            late = only_too_large(self.advance(sink, None).map(|_| ()))?;
+        }
+        self.settle_debts()?;
+        let slot = self.take_in(frame)?;
+        match self.submit(slot, frame.memory.as_ref()) {
+            Ok(()) => {}
+            Err(Fault::Lost(reason)) => self.recover(reason)?,
+            Err(Fault::Refused(error)) => {
+                self.put_back(slot);
+                return Err(error);
+            }
+        }
+        if self.depth > 1 {
+            self.sweep(sink).and(late)
+        } else {
+            while !self.outputs.is_empty() {
+                self.advance(sink, None)?;
+            }
+            late
+        }
     }
 
     /// Waits for the oldest frame up to `until` (none: until it is given up) and hands on what is done. `false`: it is
@@ -212,30 +255,11 @@ impl Encoder for Vpl {
 
     fn encode(&mut self, frame: &EncodeInput<'_>, sink: &mut dyn AuSink) -> Result<(), EncoderError> {
         self.settings.check_format(frame.pixels.format())?;
-        self.settle_debts()?;
-        // Room first: no more than `depth` frames are inside. An older frame's trouble must not cost this one.
-        let mut late = Ok(());
-        while late.is_ok() && self.order.len() >= self.depth && !self.outputs.is_empty() {
-            late = only_too_large(self.advance(sink, None).map(|_| ()))?;
+        let encoded = self.encode_frame(frame, sink);
+        if !matches!(encoded, Ok(()) | Err(EncoderError::Sink(SinkError::TooLarge { .. }))) {
+            self.take_back(frame.key);
         }
-        self.settle_debts()?;
-        let slot = self.take_in(frame)?;
-        match self.submit(slot, frame.memory.as_ref()) {
-            Ok(()) => {}
-            Err(Fault::Lost(reason)) => self.recover(reason)?,
-            Err(Fault::Refused(error)) => {
-                self.put_back(slot);
-                return Err(error);
-            }
-        }
-        if self.depth > 1 {
-            self.sweep(sink).and(late)
-        } else {
-            while !self.outputs.is_empty() {
-                self.advance(sink, None)?;
-            }
-            late
-        }
+        encoded
     }
 
     fn set_bitrate(&mut self, kbps: u32, max_kbps: u32) -> Result<(), EncoderError> {
@@ -301,8 +325,10 @@ impl Encoder for Vpl {
         late
     }
 
-    fn emergency_reset(&mut self) -> Result<(), EncoderError> {
+    fn emergency_reset(&mut self) -> Result<bool, EncoderError> {
+        // What was said of the loss before was handed on with it.
+        self.reasons.clear();
         self.strikes = 0;
-        self.recover("a reset was asked for".to_owned())
+        self.recover("a reset was asked for".to_owned()).map(|()| true)
     }
 }

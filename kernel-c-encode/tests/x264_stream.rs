@@ -46,7 +46,7 @@ fn every_unit_is_the_librarys_behind_a_delimiter() {
     if !there() {
         return;
     }
-    let Some(direct) = Direct::build("x264", "x264.h", "libx264-dev") else { return };
+    let Some(direct) = Direct::build("x264", Some(("x264.h", "libx264-dev"))) else { return };
     let format = nv12(640, 360, FPS, Colour::BT709_LIMITED);
     let live = EncoderSettings { gop: Gop::Frames(25), ..EncoderSettings::live(Codec::H264, format, 1000) };
     let common = "fps=30/1 keyint=25 scenecut=0 videoformat=undef fullrange=off colorprim=bt709 transfer=bt709 \

@@ -23,7 +23,7 @@ fn every_unit_is_the_librarys_behind_a_delimiter_with_8_and_10_bit() {
     if !there() {
         return;
     }
-    let Some(direct) = Direct::build("x265", "x265.h", "libx265-dev") else { return };
+    let Some(direct) = Direct::build("x265", Some(("x265.h", "libx265-dev"))) else { return };
     for (bits, format) in
         [("8", nv12(320, 180, FPS, Colour::BT709_LIMITED)), ("10", p010(320, 180, FPS, Colour::BT709_LIMITED))]
     {

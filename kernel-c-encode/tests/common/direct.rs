@@ -14,31 +14,34 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Builds `tests/direct/NAME.c`. `None`: the compiler or the header is missing, which is said.
-    pub fn build(name: &'static str, header: &str, package: &str) -> Option<Direct> {
+    /// Builds `tests/direct/NAME.c`, linked to the library with this header, which is in that package; `None`: it opens
+    /// its library by itself. Gives nothing where the compiler or the header is missing, which is said.
+    pub fn build(name: &'static str, header: Option<(&str, &str)>) -> Option<Direct> {
         let missing = |what: &str| skip(&format!("the stream of {name} compared with the library used directly"), what);
-        let variable = format!("QUAD_{}_LIBRARY", name.to_uppercase());
-        if std::env::var_os(&variable).is_some() {
-            missing(&format!("{variable} names another library than the header belongs to"));
-            return None;
-        }
         if Command::new("cc").arg("--version").output().is_err() {
             missing("cc is not installed");
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
-        let probe = folder.path().join("probe.c");
-        std::fs::write(&probe, format!("#include <stdint.h>\n#include <{header}>\n")).unwrap();
-        if !Command::new("cc").arg("-fsyntax-only").arg(&probe).output().unwrap().status.success() {
-            missing(&format!("{header} is not installed (Debian package {package})"));
-            return None;
+        if let Some((header, package)) = header {
+            let variable = format!("QUAD_{}_LIBRARY", name.to_uppercase());
+            if std::env::var_os(&variable).is_some() {
+                missing(&format!("{variable} names another library than the header belongs to"));
+                return None;
+            }
+            let probe = folder.path().join("probe.c");
+            std::fs::write(&probe, format!("#include <stdint.h>\n#include <{header}>\n")).unwrap();
+            if !Command::new("cc").arg("-fsyntax-only").arg(&probe).output().unwrap().status.success() {
+                missing(&format!("{header} is not installed (Debian package {package})"));
+                return None;
+            }
         }
         let source = format!("{}/tests/direct/{name}.c", env!("CARGO_MANIFEST_DIR"));
         let output = Command::new("cc")
             .args(["-O1", "-o"])
             .arg(folder.path().join(name))
             .arg(source)
-            .arg(format!("-l{name}"))
+            .arg(if header.is_some() { format!("-l{name}") } else { "-ldl".to_owned() })
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -4,22 +4,18 @@
 mod common;
 
 use common::direct::{self, Direct};
-use common::{FPS, encode, have, nv12, p010, run, small};
-use kernel_c_encode::backends::software::svtav1::SvtAv1;
+use common::stream::Backend;
+use common::{FPS, nv12, p010, small};
+use kernel_c_encode::backends::software::svtav1;
 use kernel_c_encode::bitstream::av1::{self, obu_type};
-use kernel_c_encode::encoder::{EncodeInput, Encoder, Key};
 use kernel_c_encode::settings::{EncoderSettings, Gop, Preset, RateControl};
-use kernel_c_encode::warm::{open_for_warm_up, warm_up};
-use shm_protocol::frame::{Codec, Colour, PixelFormat, VideoFormat};
-use shm_protocol::pixels::PixelsRead;
+use shm_protocol::frame::{Codec, Colour};
 
-fn there() -> bool {
-    have("svtav1", Codec::Av1)
-}
+const BACKEND: Backend = Backend { name: "svtav1", codec: Codec::Av1, open: svtav1::open };
 
 #[test]
 fn every_unit_is_the_librarys_with_8_and_10_bit() {
-    if !there() {
+    if !BACKEND.there() {
         return;
     }
     let Some(direct) = Direct::build("svtav1", None) else { return };
@@ -36,23 +32,19 @@ fn every_unit_is_the_librarys_with_8_and_10_bit() {
             (&live, "rc=2 tbr=600k buf-sz=500 buf-initial-sz=300 buf-optimal-sz=300"),
             (&quality, "rc=0 aq-mode=0 qp=8 tile-columns=1"),
         ] {
-            let ours = run(&mut SvtAv1::open(settings).unwrap(), &format, 30, &[11], 24);
             let theirs = direct.encode(&format, 30, &[bits, ",11,"], &format!("{common} {options}"), 24);
-            assert_eq!(ours.units().len(), theirs.len());
-            for ((meta, bytes), direct) in ours.units().into_iter().zip(theirs) {
-                assert!(bytes == direct, "frame {}, {bits} bit: {options}", meta.key.source_id);
-            }
+            BACKEND.gives_the_librarys_own(settings, 0, &theirs, &format!("{bits} bit: {options}"));
         }
     }
 }
 
 #[test]
 fn a_key_frame_carries_its_sequence_header_and_a_unit_begins_with_its_delimiter() {
-    if !there() {
+    if !BACKEND.there() {
         return;
     }
     let settings = EncoderSettings { gop: Gop::Frames(12), tile_columns: 2, tile_rows: 2, ..small(Codec::Av1) };
-    let sink = run(&mut SvtAv1::open(&settings).unwrap(), &settings.format, 30, &[5], 8);
+    let sink = BACKEND.run(&settings, 30, &[5], 8);
     let mut keys = Vec::new();
     for (meta, bytes) in sink.units() {
         let kinds: Vec<u8> = av1::obus(bytes).map(|obu| obu.kind).collect();
@@ -70,7 +62,7 @@ fn a_key_frame_carries_its_sequence_header_and_a_unit_begins_with_its_delimiter(
 
 #[test]
 fn eight_and_ten_bits_reach_the_decoder() {
-    if !there() {
+    if !BACKEND.there() {
         return;
     }
     let quality = |format| EncoderSettings {
@@ -80,13 +72,13 @@ fn eight_and_ten_bits_reach_the_decoder() {
         ..EncoderSettings::live(Codec::Av1, format, 600)
     };
     let format = p010(320, 180, FPS, Colour::BT709_LIMITED);
-    let sink = run(&mut SvtAv1::open(&quality(format)).unwrap(), &format, 3, &[], 8);
+    let sink = BACKEND.run(&quality(format), 3, &[], 8);
     let Some(decoded) = direct::decoded("obu", &sink.stream()) else { return };
     assert_eq!(decoded.len(), 3 * 320 * 180 * 3);
     direct::same_p010_luma(&format, 2, 8, &decoded[2 * 320 * 180 * 3..]);
 
     let format = nv12(320, 180, FPS, Colour::BT709_LIMITED);
-    let sink = run(&mut SvtAv1::open(&quality(format)).unwrap(), &format, 3, &[], 8);
+    let sink = BACKEND.run(&quality(format), 3, &[], 8);
     let decoded = direct::decoded("obu", &sink.stream()).unwrap();
     assert_eq!(decoded.len(), 3 * 320 * 180 * 3 / 2);
     let mut source = vec![0; format.frame_bytes() as usize];
@@ -99,31 +91,15 @@ fn eight_and_ten_bits_reach_the_decoder() {
 
 #[test]
 fn i420_and_nv12_of_the_same_picture_give_the_same_stream() {
-    if !there() {
+    if !BACKEND.there() {
         return;
     }
-    let settings = small(Codec::Av1);
-    let format = settings.format;
-    let planar = VideoFormat::packed(PixelFormat::I420, 320, 180, format.fps, format.colour).unwrap();
-    let mut from_nv12 = SvtAv1::open(&settings).unwrap();
-    let mut from_i420 = SvtAv1::open(&EncoderSettings { format: planar, ..settings }).unwrap();
-    let (mut a, mut b) = (common::Keep::default(), common::Keep::default());
-    for index in 0..6 {
-        let (bytes, other) = direct::nv12_and_i420(&format, &planar, index, 8);
-        let key = Key { source_id: 1000 + index, sub: 0 };
-        let input =
-            |pixels| EncodeInput { pixels, memory: None, qp: None, key, pts_ns: index, force_idr: false, idr_count: 0 };
-        from_nv12.encode(&input(PixelsRead::from_slice(&format, &bytes).unwrap()), &mut a).unwrap();
-        from_i420.encode(&input(PixelsRead::from_slice(&planar, &other).unwrap()), &mut b).unwrap();
-    }
-    assert!(!a.stream().is_empty());
-    assert_eq!(a.stream(), b.stream());
-    assert_eq!((from_nv12.copied_bytes(), from_i420.copied_bytes()), (6 * 320 * 180 / 2, 0));
+    BACKEND.does_not_care_whether_chroma_is_interleaved((320 * 180 / 2, 0));
 }
 
 #[test]
 fn the_bitrate_follows_its_setting_within_a_second() {
-    if !there() {
+    if !BACKEND.there() {
         return;
     }
     let format = nv12(640, 360, FPS, Colour::BT709_LIMITED);
@@ -132,49 +108,41 @@ fn the_bitrate_follows_its_setting_within_a_second() {
         gop: Gop::Infinite,
         ..EncoderSettings::live(Codec::Av1, format, 2000)
     };
-    let mut encoder = SvtAv1::open(&settings).unwrap();
+    let mut encoder = BACKEND.open(&settings);
     let restarts = !encoder.capabilities().live_bitrate;
     // Measured: 1.27 in the second after the step down, 0.94 in the next.
-    direct::follows_its_bitrate(&mut encoder, &format, [2000, 8000, 2000], (restarts, 1.4));
+    direct::follows_its_bitrate(encoder.as_mut(), &format, [2000, 8000, 2000], (restarts, 1.4));
 }
 
 #[test]
 fn an_encoder_that_was_warmed_up_goes_on_as_a_new_one_would() {
-    if !there() {
+    if !BACKEND.there() {
         return;
     }
-    let settings = EncoderSettings { gop: Gop::Infinite, ..small(Codec::Av1) };
-    let mut bytes = vec![0; settings.format.frame_bytes() as usize];
-    common::fill(&settings.format, 0, 8, &mut bytes);
-    let mut warm = open_for_warm_up("svtav1", &settings).unwrap();
-    warm_up(warm.as_mut(), PixelsRead::from_slice(&settings.format, &bytes).unwrap()).unwrap();
-    let kept = run(warm.as_mut(), &settings.format, 5, &[0, 3], 8);
-    let cold = run(&mut SvtAv1::open(&settings).unwrap(), &settings.format, 5, &[3], 8);
-    let kinds = |kept: &common::Keep| kept.units().iter().map(|(m, _)| (m.key, m.idr)).collect::<Vec<_>>();
-    assert_eq!(kinds(&kept), kinds(&cold));
+    BACKEND.goes_on_after_warming_up(0..1, |_, _| {});
 }
 
 #[test]
 fn what_it_cannot_encode_is_refused_in_words() {
-    if !there() {
+    if !BACKEND.there() {
         return;
     }
-    let refuse = |change: &dyn Fn(&mut EncoderSettings), text: &str| {
-        let mut settings = small(Codec::Av1);
-        change(&mut settings);
-        let error = SvtAv1::open(&settings).unwrap_err();
-        assert!(error.to_string().contains(text) && error.exit_code() == 78, "{error}");
-    };
-    refuse(&|s| s.format = nv12(62, 64, 60, Colour::BT709_LIMITED), "62x64");
-    refuse(&|s| s.format = nv12(64, 8706, 60, Colour::BT709_LIMITED), "64x8706");
-    refuse(&|s| s.slices = 2, "tile_columns and tile_rows");
-    refuse(&|s| s.tile_columns = 3, "a power of two up to 64");
-    refuse(&|s| s.preset = Preset::Number(14), "0 to 13");
-    refuse(&|s| s.rate_control = RateControl::Variable, "low-delay mode has no vbr");
-    refuse(&|s| s.bitrate_kbps = 100_001, "at most 100000 kb/s");
-    refuse(&|s| s.intra_refresh = true, "intra_refresh = true");
-    let mut encoder = SvtAv1::open(&small(Codec::Av1)).unwrap();
-    let other = nv12(320, 182, FPS, Colour::BT709_LIMITED);
-    let error = encode(&mut encoder, &other, 0, false, 8, &mut common::Keep::default()).unwrap_err();
-    assert!(error.to_string().contains("320x182") && error.to_string().contains("320x180"), "{error}");
+    BACKEND.refuses(&[
+        (&|s| s.format = nv12(62, 64, 60, Colour::BT709_LIMITED), "62x64"),
+        (&|s| s.format = nv12(64, 8706, 60, Colour::BT709_LIMITED), "64x8706"),
+        (&|s| s.slices = 2, "tile_columns and tile_rows"),
+        (&|s| s.tile_columns = 3, "a power of two up to 64"),
+        (&|s| s.preset = Preset::Number(14), "0 to 13"),
+        (&|s| s.rate_control = RateControl::Variable, "low-delay mode has no vbr"),
+        (&|s| s.bitrate_kbps = 100_001, "at most 100000 kb/s"),
+        (&|s| s.intra_refresh = true, "intra_refresh = true"),
+    ]);
+}
+
+#[test]
+fn a_bitrate_above_what_it_takes_is_refused_with_the_limit() {
+    if !BACKEND.there() {
+        return;
+    }
+    BACKEND.refuses_bitrates_that_cannot_be(100_000, "1 to 100000 kb/s for backend svtav1");
 }

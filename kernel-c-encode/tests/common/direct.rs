@@ -38,7 +38,7 @@ impl Direct {
         }
         let source = format!("{}/tests/direct/{name}.c", env!("CARGO_MANIFEST_DIR"));
         let output = Command::new("cc")
-            .args(["-O1", "-o"])
+            .args(["-O3", "-o"])
             .arg(folder.path().join(name))
             .arg(source)
             .arg(if header.is_some() { format!("-l{name}") } else { "-ldl".to_owned() })
@@ -73,18 +73,7 @@ impl Direct {
         let mut stdin = child.stdin.take().unwrap();
         let format = *format;
         let feeder = std::thread::spawn(move || {
-            let mut bytes = vec![0; format.frame_bytes() as usize];
-            for index in 0..count {
-                fill(&format, index, noise, &mut bytes);
-                for plane in 0..format.pixel_format.planes() {
-                    let layout = format.planes[plane];
-                    let row_bytes = format.pixel_format.row_bytes(plane, format.width) as usize;
-                    for y in 0..format.pixel_format.rows(plane, format.height) as usize {
-                        let at = layout.offset as usize + y * layout.stride as usize;
-                        stdin.write_all(&bytes[at..at + row_bytes]).unwrap();
-                    }
-                }
-            }
+            (0..count).for_each(|index| stdin.write_all(&packed(&format, index, noise)).unwrap());
         });
         let output = child.wait_with_output().unwrap();
         feeder.join().unwrap();
@@ -97,6 +86,22 @@ impl Direct {
         }
         units
     }
+}
+
+/// Where each row of a frame lies, and its bytes.
+pub fn rows(format: &VideoFormat) -> impl Iterator<Item = (usize, usize)> + '_ {
+    (0..format.pixel_format.planes()).flat_map(move |plane| {
+        let (layout, len) = (format.planes[plane], format.pixel_format.row_bytes(plane, format.width));
+        let row = move |y: u32| ((layout.offset + y * layout.stride) as usize, len as usize);
+        (0..format.pixel_format.rows(plane, format.height)).map(row)
+    })
+}
+
+/// Frame `index` of the moving picture as a pipe carries it: rows without gaps.
+pub fn packed(format: &VideoFormat, index: u64, noise: u32) -> Vec<u8> {
+    let mut bytes = vec![0; format.frame_bytes() as usize];
+    fill(format, index, noise, &mut bytes);
+    rows(format).flat_map(|(at, len)| bytes[at..at + len].to_vec()).collect()
 }
 
 /// The same picture in both layouts.

@@ -122,8 +122,8 @@ unsafe fn split_row<T: Copy>(row: *const u8, cb: &mut [T], cr: &mut [T], change:
     for (index, (cb, cr)) in cb_blocks.iter_mut().zip(cr_blocks).enumerate() {
         // SAFETY: this block of pairs lies before the end of the row, for which the caller vouches; read without alignment.
         let pairs = unsafe { row.add(index * BLOCK).cast::<[[T; 2]; BLOCK]>().read_unaligned() };
-        for ((cb, cr), pair) in cb.iter_mut().zip(cr).zip(pairs) {
-            (*cb, *cr) = (change(pair[0]), change(pair[1]));
+        for i in 0..BLOCK {
+            (cb[i], cr[i]) = (change(pairs[i][0]), change(pairs[i][1]));
         }
     }
     for (index, (cb, cr)) in cb_rest.iter_mut().zip(cr_rest).enumerate() {

@@ -1,6 +1,6 @@
 //! What an encoder is opened with: the values of the configuration, already typed, checked against each other.
 
-use crate::error::EncoderError;
+use crate::error::{EncoderError, refuse};
 use shm_protocol::frame::{Codec, PixelFormat, VideoFormat};
 use std::path::PathBuf;
 
@@ -263,6 +263,26 @@ impl EncoderSettings {
                 allowed: format!("nothing with backend {backend}, which has no such choice"),
             }),
             None => Ok(()),
+        }
+    }
+
+    /// Checks a bitrate that is asked for live, kb/s. `level`: the most that the level of the stream carries, kb/s, and
+    /// the level's number.
+    ///
+    /// # Errors
+    /// [`EncoderError::Setting`] when it is 0 or above what can be, or none is held.
+    pub fn check_live_bitrate(&self, kbps: u32, level: Option<(u32, u8)>) -> Result<(), EncoderError> {
+        if !self.rate_control.holds_bitrate() {
+            let allowed = format!("nothing while rate_control is {}", self.rate_control.name());
+            return refuse("bitrate_kbps", kbps, allowed);
+        }
+        check_bitrate("bitrate_kbps", kbps)?;
+        match level {
+            Some((most, level)) if kbps > most => {
+                let cure = "a swap with a higher max_bitrate_kbps raises it";
+                refuse("bitrate_kbps", kbps, format!("1 to {most} kb/s at level {level}; {cure}"))
+            }
+            _ => Ok(()),
         }
     }
 

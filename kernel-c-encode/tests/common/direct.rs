@@ -14,31 +14,34 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Builds `tests/direct/NAME.c`. `None`: the compiler or the header is missing, which is said.
-    pub fn build(name: &'static str, header: &str, package: &str) -> Option<Direct> {
+    /// Builds `tests/direct/NAME.c`, linked to the library with this header, which is in that package; `None`: it opens
+    /// its library by itself. Gives nothing where the compiler or the header is missing, which is said.
+    pub fn build(name: &'static str, header: Option<(&str, &str)>) -> Option<Direct> {
         let missing = |what: &str| skip(&format!("the stream of {name} compared with the library used directly"), what);
-        let variable = format!("QUAD_{}_LIBRARY", name.to_uppercase());
-        if std::env::var_os(&variable).is_some() {
-            missing(&format!("{variable} names another library than the header belongs to"));
-            return None;
-        }
         if Command::new("cc").arg("--version").output().is_err() {
             missing("cc is not installed");
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
-        let probe = folder.path().join("probe.c");
-        std::fs::write(&probe, format!("#include <stdint.h>\n#include <{header}>\n")).unwrap();
-        if !Command::new("cc").arg("-fsyntax-only").arg(&probe).output().unwrap().status.success() {
-            missing(&format!("{header} is not installed (Debian package {package})"));
-            return None;
+        if let Some((header, package)) = header {
+            let variable = format!("QUAD_{}_LIBRARY", name.to_uppercase());
+            if std::env::var_os(&variable).is_some() {
+                missing(&format!("{variable} names another library than the header belongs to"));
+                return None;
+            }
+            let probe = folder.path().join("probe.c");
+            std::fs::write(&probe, format!("#include <stdint.h>\n#include <{header}>\n")).unwrap();
+            if !Command::new("cc").arg("-fsyntax-only").arg(&probe).output().unwrap().status.success() {
+                missing(&format!("{header} is not installed (Debian package {package})"));
+                return None;
+            }
         }
         let source = format!("{}/tests/direct/{name}.c", env!("CARGO_MANIFEST_DIR"));
         let output = Command::new("cc")
-            .args(["-O1", "-o"])
+            .args(["-O3", "-o"])
             .arg(folder.path().join(name))
             .arg(source)
-            .arg(format!("-l{name}"))
+            .arg(if header.is_some() { format!("-l{name}") } else { "-ldl".to_owned() })
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -70,18 +73,7 @@ impl Direct {
         let mut stdin = child.stdin.take().unwrap();
         let format = *format;
         let feeder = std::thread::spawn(move || {
-            let mut bytes = vec![0; format.frame_bytes() as usize];
-            for index in 0..count {
-                fill(&format, index, noise, &mut bytes);
-                for plane in 0..format.pixel_format.planes() {
-                    let layout = format.planes[plane];
-                    let row_bytes = format.pixel_format.row_bytes(plane, format.width) as usize;
-                    for y in 0..format.pixel_format.rows(plane, format.height) as usize {
-                        let at = layout.offset as usize + y * layout.stride as usize;
-                        stdin.write_all(&bytes[at..at + row_bytes]).unwrap();
-                    }
-                }
-            }
+            (0..count).for_each(|index| stdin.write_all(&packed(&format, index, noise)).unwrap());
         });
         let output = child.wait_with_output().unwrap();
         feeder.join().unwrap();
@@ -94,6 +86,22 @@ impl Direct {
         }
         units
     }
+}
+
+/// Where each row of a frame lies, and its bytes.
+pub fn rows(format: &VideoFormat) -> impl Iterator<Item = (usize, usize)> + '_ {
+    (0..format.pixel_format.planes()).flat_map(move |plane| {
+        let (layout, len) = (format.planes[plane], format.pixel_format.row_bytes(plane, format.width));
+        let row = move |y: u32| ((layout.offset + y * layout.stride) as usize, len as usize);
+        (0..format.pixel_format.rows(plane, format.height)).map(row)
+    })
+}
+
+/// Frame `index` of the moving picture as a pipe carries it: rows without gaps.
+pub fn packed(format: &VideoFormat, index: u64, noise: u32) -> Vec<u8> {
+    let mut bytes = vec![0; format.frame_bytes() as usize];
+    fill(format, index, noise, &mut bytes);
+    rows(format).flat_map(|(at, len)| bytes[at..at + len].to_vec()).collect()
 }
 
 /// The same picture in both layouts.

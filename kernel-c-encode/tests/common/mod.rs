@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod direct;
+pub mod h264;
+pub mod openh264;
+pub mod stream;
 pub mod vpl;
 
 use kernel_c_encode::encoder::{AccessUnitMeta, AuSink, EncodeInput, Encoder, Key, LeftOut};

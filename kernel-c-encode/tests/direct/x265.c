@@ -8,6 +8,21 @@
 #include <string.h>
 #include <x265.h>
 
+/* Luma stays; of chroma every other sample goes to one plane, the others to the next. Samples of two bytes move down. */
+static void apart(const uint8_t *restrict frame, uint8_t *restrict planes, size_t luma, int bytes) {
+    if (bytes == 1) {
+        const uint8_t *pair = frame + luma;
+        uint8_t *restrict cb = planes + luma, *restrict cr = planes + luma * 5 / 4;
+        memcpy(planes, frame, luma);
+        for (size_t i = 0; i < luma / 4; i++, pair += 2) cb[i] = pair[0], cr[i] = pair[1];
+    } else {
+        const uint16_t *from = (const uint16_t *)frame, *pair = from + luma;
+        uint16_t *restrict y = (uint16_t *)planes, *restrict cb = y + luma, *restrict cr = y + luma * 5 / 4;
+        for (size_t i = 0; i < luma; i++) y[i] = from[i] >> 6;
+        for (size_t i = 0; i < luma / 4; i++, pair += 2) cb[i] = pair[0] >> 6, cr[i] = pair[1] >> 6;
+    }
+}
+
 int main(int argc, char **argv) {
     if (argc < 7) return 64;
     int width = atoi(argv[1]), height = atoi(argv[2]), frames = atoi(argv[3]), bits = atoi(argv[4]);
@@ -36,14 +51,7 @@ int main(int argc, char **argv) {
     uint8_t *frame = malloc(luma * 3 / 2 * bytes), *planes = malloc(luma * 3 / 2 * bytes);
     for (int number = 0; number < frames; number++) {
         if (fread(frame, luma * 3 / 2 * bytes, 1, stdin) != 1) return 1;
-        for (size_t i = 0; i < luma * 3 / 2; i++) {
-            /* Luma stays; of chroma every other sample goes to the first half, the others to the second. */
-            size_t to = i < luma ? i : luma + (i - luma) / 2 + ((i - luma) % 2) * (luma / 4);
-            if (bytes == 1)
-                planes[to] = frame[i];
-            else
-                ((uint16_t *)planes)[to] = ((uint16_t *)frame)[i] >> 6;
-        }
+        apart(frame, planes, luma, bytes);
         char wanted[16];
         snprintf(wanted, sizeof wanted, ",%d,", number);
         picture->sliceType = strstr(argv[6], wanted) ? X265_TYPE_IDR : X265_TYPE_AUTO;

@@ -20,19 +20,18 @@
 
 use super::openh264_library::{Coded, LIBRARY, Library, Picture, default_params};
 use super::openh264_rate::{GuardedRate, P_QP, Quantiser};
+use super::planar::Planar;
+use super::takes::Takes;
 use crate::bitstream::h264::{DELIMITER_BYTES, delimiter, nal_type, type_of};
 use crate::bitstream::h264_level::{self, Level, macroblocks};
 use crate::bitstream::h264_sps::Sps;
 use crate::encoder::{AccessUnitMeta, AuSink, Capabilities, EncodeInput, Encoder, LeftOut, PartKind, Parts};
-use crate::error::{EncoderError, SinkError};
+use crate::error::{EncoderError, SinkError, refuse};
 use crate::ratecontrol::guard::{Guard, Verdict};
-use crate::settings::{
-    EncoderSettings, Gop, H264Profile, MAX_BITRATE_KBPS, MAX_QP, Preset, RateControl, check_bitrate,
-};
+use crate::settings::{EncoderSettings, Gop, H264Profile, MAX_BITRATE_KBPS, MAX_QP, Preset, RateControl};
 use openh264_sys2 as sys;
 use shm_protocol::error::FormatError;
-use shm_protocol::frame::{ChromaSiting, Codec, FieldOrder, PixelFormat, Range};
-use shm_protocol::pixels::PixelsRead;
+use shm_protocol::frame::{ChromaSiting, Codec, PixelFormat, Range};
 use std::ffi::c_int;
 
 /// Smallest side the library takes (`EncodeFrameInternal`).
@@ -47,19 +46,23 @@ const RATE_CONTROL_FPS: (f64, f64) = (1.0, 60.0);
 const MAX_THREADS: u8 = 4;
 /// Room a parameter set may grow by when chroma siting is added: two codes of at most 5 bits, and escapes.
 const SPS_GROWTH_BYTES: usize = 16;
-/// Chroma rows begin on cache lines.
-const CHROMA_ALIGN: usize = 64;
 
-const PIXEL_FORMATS: [PixelFormat; 2] = [PixelFormat::Nv12, PixelFormat::I420];
+const TAKES: Takes = Takes {
+    backend: LIBRARY,
+    codec: Codec::H264,
+    has: &["leave_frames_out"],
+    pixel_formats: &[PixelFormat::Nv12, PixelFormat::I420],
+    pixel_formats_text: "nv12 or i420 (8 bit)",
+};
 
 /// The openh264 encoder.
 #[derive(Debug)]
 pub struct OpenH264 {
     library: Library,
+    planar: Planar,
     settings: EncoderSettings,
     level: Level,
-    chroma: Vec<u8>,
-    chroma_stride: usize,
+    copied_bytes: u64,
     idr_owed: bool,
     rate: Rate,
 }
@@ -77,32 +80,11 @@ enum Rate {
 
 /// Refuses what openh264 cannot do.
 fn check(settings: &EncoderSettings) -> Result<Level, EncoderError> {
-    settings.check()?;
-    settings.refuse_all_but(LIBRARY, &["leave_frames_out"])?;
+    TAKES.check(settings)?;
     if settings.rate_control == RateControl::ConstantQuality {
-        return Err(EncoderError::Setting {
-            setting: "rate_control",
-            given: "icq".to_owned(),
-            allowed: "cbr, vbr or cqp for backend openh264".to_owned(),
-        });
-    }
-    let refuse = |setting, given: String, allowed: &str| {
-        Err(EncoderError::Setting { setting, given, allowed: allowed.to_owned() })
-    };
-    if settings.codec != Codec::H264 {
-        return refuse("codec", settings.codec.name().to_owned(), "h264 for backend openh264");
+        return refuse("rate_control", "icq", "cbr, vbr or cqp for backend openh264");
     }
     let format = &settings.format;
-    if !PIXEL_FORMATS.contains(&format.pixel_format) {
-        return Err(EncoderError::PixelFormat {
-            backend: LIBRARY,
-            given: format.pixel_format.name(),
-            allowed: "nv12 or i420 (8 bit)",
-        });
-    }
-    if format.field_order != FieldOrder::Progressive {
-        return refuse("field_order", "interlaced".to_owned(), "progressive: kernel B deinterlaces");
-    }
     let (width, height) = (format.width, format.height);
     if width < MIN_SIDE
         || height < MIN_SIDE
@@ -117,7 +99,7 @@ fn check(settings: &EncoderSettings) -> Result<Level, EncoderError> {
         }));
     }
     if settings.threads > MAX_THREADS {
-        return refuse("threads", settings.threads.to_string(), "0 to 4 for backend openh264");
+        return refuse("threads", settings.threads, "0 to 4 for backend openh264");
     }
     let constant_qp = !settings.rate_control.holds_bitrate();
     let ceiling = if constant_qp { 0 } else { settings.ceiling_kbps() };
@@ -125,12 +107,12 @@ fn check(settings: &EncoderSettings) -> Result<Level, EncoderError> {
         None => h264_level::lowest(width, height, format.fps.as_f64(), ceiling),
         Some(idc) => match h264_level::by_idc(idc) {
             Some(level) => level,
-            None => return refuse("level", idc.to_string(), "10 to 52, ten times a level of H.264 Table A-1"),
+            None => return refuse("level", idc, "10 to 52, ten times a level of H.264 Table A-1"),
         },
     };
     if !constant_qp && settings.bitrate_kbps > level.max_kbps() {
         let allowed = format!("at most {} kb/s at level {}", level.max_kbps(), level.level_idc);
-        return refuse("bitrate_kbps", settings.bitrate_kbps.to_string(), &allowed);
+        return refuse("bitrate_kbps", settings.bitrate_kbps, allowed);
     }
     Ok(level)
 }
@@ -172,11 +154,7 @@ fn params(settings: &EncoderSettings, level: Level) -> Result<sys::SEncParamExt,
         Preset::Medium => sys::MEDIUM_COMPLEXITY,
         Preset::Quality => sys::HIGH_COMPLEXITY,
         Preset::Number(_) | Preset::Named(_) => {
-            return Err(EncoderError::Setting {
-                setting: "preset",
-                given: format!("{:?}", settings.preset),
-                allowed: "fast, medium or quality for backend openh264".to_owned(),
-            });
+            return refuse("preset", format!("{:?}", settings.preset), "fast, medium or quality for backend openh264");
         }
     };
     let profile = match settings.profile {
@@ -231,24 +209,6 @@ fn open_library(params: &sys::SEncParamExt, idr_count: u32) -> Result<Library, E
     Ok(library)
 }
 
-/// Takes the interleaved chroma of NV12 apart.
-fn split_chroma(pixels: &PixelsRead<'_>, chroma: &mut [u8], stride: usize) {
-    let format = pixels.format();
-    let (width, height) = (format.width as usize / 2, format.height as usize / 2);
-    let source_stride = format.planes[1].stride as usize;
-    let (cb, cr) = chroma.split_at_mut(stride * height);
-    let rows = cb.chunks_exact_mut(stride).zip(cr.chunks_exact_mut(stride)).take(height);
-    for (y, (cb_row, cr_row)) in rows.enumerate() {
-        // SAFETY: row y is below rows(1, height) <= rows(1, coded_height), which `PixelsRead` proved to be mapped.
-        let row = unsafe { pixels.plane(1).add(y * source_stride) };
-        for (x, (cb, cr)) in cb_row[..width].iter_mut().zip(&mut cr_row[..width]).enumerate() {
-            // SAFETY: two bytes at 2 × x < width of the row in bytes <= stride.
-            let [b, r] = unsafe { row.add(2 * x).cast::<[u8; 2]>().read() };
-            (*cb, *cr) = (b, r);
-        }
-    }
-}
-
 impl OpenH264 {
     /// Opens an encoder.
     ///
@@ -264,15 +224,10 @@ impl OpenH264 {
             false => Rate::Given(Quantiser::new(&params)),
         };
         let format = &settings.format;
-        let (chroma, chroma_stride) = if format.pixel_format == PixelFormat::Nv12 {
-            let stride = (format.width as usize / 2).next_multiple_of(CHROMA_ALIGN);
-            (vec![128; stride * format.height as usize], stride)
-        } else {
-            (Vec::new(), 0)
-        };
+        let planar = Planar::new(format.pixel_format, format.width, format.height, false);
         let settings = settings.clone();
         let leave_out = settings.leave_frames_out;
-        let mut encoder = OpenH264 { library, settings, level, chroma, chroma_stride, idr_owed: false, rate };
+        let mut encoder = OpenH264 { library, planar, settings, level, copied_bytes: 0, idr_owed: false, rate };
         encoder.leave_frames_out(leave_out);
         Ok(encoder)
     }
@@ -302,18 +257,16 @@ impl OpenH264 {
     }
 
     fn picture(&mut self, frame: &EncodeInput<'_>) -> Picture {
-        let pixels = &frame.pixels;
-        let format = pixels.format();
-        let (planes, strides) = if format.pixel_format == PixelFormat::Nv12 {
-            split_chroma(pixels, &mut self.chroma, self.chroma_stride);
-            let (cb, cr) = self.chroma.split_at(self.chroma_stride * (format.height as usize / 2));
-            let stride = self.chroma_stride as u32;
-            ([pixels.plane(0), cb.as_ptr(), cr.as_ptr()], [format.planes[0].stride, stride, stride])
-        } else {
-            ([0, 1, 2].map(|plane| pixels.plane(plane)), [0, 1, 2].map(|plane| format.planes[plane].stride))
-        };
-        let time_ms = (frame.pts_ns / 1_000_000) as i64;
-        Picture { planes, strides, width: format.width, height: format.height, time_ms }
+        let planes = self.planar.planes(&frame.pixels);
+        self.copied_bytes += self.planar.copied_bytes();
+        let format = frame.pixels.format();
+        Picture {
+            planes: planes.map(|plane| plane.pointer),
+            strides: planes.map(|plane| plane.stride as u32),
+            width: format.width,
+            height: format.height,
+            time_ms: (frame.pts_ns / 1_000_000) as i64,
+        }
     }
 
     /// Writes the access unit of the frame just coded: delimiter, then the library's NAL units.
@@ -352,7 +305,7 @@ impl OpenH264 {
 
 fn check_frame_qp(qp: u8) -> Result<(), EncoderError> {
     if qp > MAX_QP {
-        return Err(EncoderError::Setting { setting: "qp", given: qp.to_string(), allowed: format!("0 to {MAX_QP}") });
+        return refuse("qp", qp, format!("0 to {MAX_QP}"));
     }
     Ok(())
 }
@@ -380,7 +333,7 @@ impl Encoder for OpenH264 {
     }
 
     fn path(&self) -> &str {
-        if self.chroma.is_empty() { "read in place" } else { "luma read in place, chroma split into private memory" }
+        self.planar.path()
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -389,7 +342,7 @@ impl Encoder for OpenH264 {
             idr_on_request: true,
             frame_qp: !self.settings.rate_control.holds_bitrate(),
             delay_frames: 0,
-            pixel_formats: &PIXEL_FORMATS,
+            pixel_formats: TAKES.pixel_formats,
             min_size: (MIN_SIDE, MIN_SIDE),
             max_size: (MAX_SIDE, MAX_SIDE),
             max_macroblocks: MAX_MACROBLOCKS,
@@ -419,7 +372,7 @@ impl Encoder for OpenH264 {
             self.library.force_idr()?;
         }
         let picture = self.picture(frame);
-        // SAFETY: the planes lie in the mapping `PixelsRead` proved or in `self.chroma`, both untouched till then.
+        // SAFETY: the planes lie in the mapping `PixelsRead` proved or in `self.planar`, both untouched till then.
         let coded = unsafe { self.library.encode(&picture)? };
         if let Rate::Guarded(rate) = &mut self.rate {
             let bits = self.library.nal_units().map(|nal| nal.len() as u64 * 8).sum();
@@ -442,22 +395,7 @@ impl Encoder for OpenH264 {
     }
 
     fn set_bitrate(&mut self, kbps: u32, max_kbps: u32) -> Result<(), EncoderError> {
-        check_bitrate("bitrate_kbps", kbps)?;
-        if !self.settings.rate_control.holds_bitrate() {
-            return Err(EncoderError::Setting {
-                setting: "bitrate_kbps",
-                given: kbps.to_string(),
-                allowed: "nothing while rate_control is constant QP".to_owned(),
-            });
-        }
-        if kbps > self.level.max_kbps() {
-            let (most, level) = (self.level.max_kbps(), self.level.level_idc);
-            return Err(EncoderError::Setting {
-                setting: "bitrate_kbps",
-                given: kbps.to_string(),
-                allowed: format!("1 to {most} kb/s at level {level}; a swap with a higher max_bitrate_kbps raises it"),
-            });
-        }
+        self.settings.check_live_bitrate(kbps, Some((self.level.max_kbps(), self.level.level_idc)))?;
         let bits_per_s = library_bits_per_s(kbps, self.settings.format.fps.as_f64());
         self.library.set_bitrate(bits_per_s)?;
         self.settings.bitrate_kbps = kbps;
@@ -470,6 +408,10 @@ impl Encoder for OpenH264 {
             rate.set_bitrate(&self.settings, bits_per_s)?;
         }
         Ok(())
+    }
+
+    fn copied_bytes(&self) -> u64 {
+        self.copied_bytes
     }
 
     fn flush(&mut self, _sink: &mut dyn AuSink) -> Result<(), EncoderError> {

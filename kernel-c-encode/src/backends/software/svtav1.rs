@@ -16,12 +16,13 @@
 
 use super::planar::Planar;
 use super::svtav1_library::{self, Input, LIBRARY, Library};
+use super::takes::Takes;
 use crate::bitstream::assemble::hand_on;
 use crate::encoder::{AuSink, Capabilities, EncodeInput, Encoder, LeftOut};
 use crate::error::{EncoderError, SinkError, refuse};
-use crate::settings::{EncoderSettings, Gop, Preset, RateControl, check_bitrate};
+use crate::settings::{EncoderSettings, Gop, Preset, RateControl};
 use shm_protocol::error::FormatError;
-use shm_protocol::frame::{ChromaSiting, Codec, FieldOrder, PixelFormat, Range, VideoFormat};
+use shm_protocol::frame::{ChromaSiting, Codec, PixelFormat, Range, VideoFormat};
 
 /// Smallest side: one superblock of 64, below which versions 2 and 3 refuse.
 const MIN_SIDE: u32 = 64;
@@ -44,7 +45,13 @@ const BUFFER_MS: (u32, u32) = (20, 10_000);
 const RTC_SINCE: (u32, u32) = (3, 1);
 const LIVE_SINCE: (u32, u32) = (4, 0);
 
-const PIXEL_FORMATS: [PixelFormat; 3] = [PixelFormat::Nv12, PixelFormat::I420, PixelFormat::P010];
+const TAKES: Takes = Takes {
+    backend: LIBRARY,
+    codec: Codec::Av1,
+    has: &["tile_columns", "tile_rows"],
+    pixel_formats: &[PixelFormat::Nv12, PixelFormat::I420, PixelFormat::P010],
+    pixel_formats_text: "nv12 or i420 (8 bit) or p010 (10 bit)",
+};
 
 /// The SVT-AV1 encoder.
 #[derive(Debug)]
@@ -63,22 +70,8 @@ pub struct SvtAv1 {
 
 /// Refuses what SVT-AV1 cannot do.
 fn check(settings: &EncoderSettings) -> Result<(), EncoderError> {
-    settings.check()?;
-    settings.refuse_all_but(LIBRARY, &["tile_columns", "tile_rows"])?;
-    if settings.codec != Codec::Av1 {
-        return refuse("codec", settings.codec.name(), "av1 for backend svtav1");
-    }
+    TAKES.check(settings)?;
     let format = &settings.format;
-    if !PIXEL_FORMATS.contains(&format.pixel_format) {
-        return Err(EncoderError::PixelFormat {
-            backend: LIBRARY,
-            given: format.pixel_format.name(),
-            allowed: "nv12 or i420 (8 bit) or p010 (10 bit)",
-        });
-    }
-    if format.field_order != FieldOrder::Progressive {
-        return refuse("field_order", "interlaced", "progressive: kernel B deinterlaces");
-    }
     let (width, height) = (format.width, format.height);
     if width.min(height) < MIN_SIDE || width > MAX_SIZE.0 || height > MAX_SIZE.1 {
         return Err(EncoderError::Format(FormatError::Size {
@@ -242,7 +235,7 @@ impl Encoder for SvtAv1 {
             idr_on_request: true,
             frame_qp: false,
             delay_frames: 0,
-            pixel_formats: &PIXEL_FORMATS,
+            pixel_formats: TAKES.pixel_formats,
             min_size: (MIN_SIDE, MIN_SIDE),
             max_size: MAX_SIZE,
             max_macroblocks: u32::MAX,
@@ -273,12 +266,9 @@ impl Encoder for SvtAv1 {
     }
 
     fn set_bitrate(&mut self, kbps: u32, _max_kbps: u32) -> Result<(), EncoderError> {
-        check_bitrate("bitrate_kbps", kbps)?;
-        if !self.settings.rate_control.holds_bitrate() {
-            return refuse("bitrate_kbps", kbps, "nothing while rate_control holds a quality");
-        }
+        self.settings.check_live_bitrate(kbps, None)?;
         if kbps > MAX_KBPS {
-            return refuse("bitrate_kbps", kbps, "at most 100000 kb/s for backend svtav1");
+            return refuse("bitrate_kbps", kbps, "1 to 100000 kb/s for backend svtav1");
         }
         if kbps != self.settings.bitrate_kbps {
             self.bits_per_s_owed = Some(kbps * 1000);

@@ -1,9 +1,10 @@
 //! The SVT-AV1 library behind a safe face: parameters by name, one encoder, pictures in and packets out.
 //!
 //! Versions differ in `EbSvtAv1EncConfiguration`, which is left to the library: it is filled by
-//! `svt_av1_enc_init_handle` and changed by name. `EbBufferHeaderType`, `EbSvtIOFormat` and one signature changed with
-//! 3.0 ([`Library::since_3`]). Versions before 2.0 are refused: their low-delay mode holds frames back and ignores key
-//! frames that are asked for (1.4.1, measured). Those behind 4 are unknown.
+//! `svt_av1_enc_init_handle` and changed by name. `EbBufferHeaderType` and one signature changed with 3.0
+//! ([`Library::since_3`]), and before 2.3 the library does not wait for a packet ([`Library::packet`]). Versions before
+//! 2.0 are refused: their low-delay mode holds frames back and ignores key frames that are asked for (1.4.1, measured).
+//! Those behind 4 are unknown. The tests ran with 2.2.0, 2.3.0, 3.0.0, 3.1.0, 3.1.2 and 4.1.0.
 #![expect(unsafe_code, reason = "calls a C library")]
 
 use super::dynamic::{Wanted, function};
@@ -11,6 +12,7 @@ use super::planar::Plane;
 use crate::error::EncoderError;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Name in errors.
 pub const LIBRARY: &str = "svtav1";
@@ -36,6 +38,10 @@ const ANY_PICTURE: u32 = 0xff;
 const RATE_CHANGE_EVENT: u32 = 4;
 /// `EB_YUV420`.
 const YUV420: u32 = 1;
+/// `EB_NoErrorEmptyQueue`.
+const NOTHING_YET: c_int = 0x8000_2033_u32 as c_int;
+/// Between two looks for a packet: a tenth of what the smallest picture takes, and 20 looks/ms cost next to nothing.
+const LOOK_AGAIN: Duration = Duration::from_micros(50);
 
 /// Room for `EbSvtAv1EncConfiguration` of any version.
 #[repr(C, align(64))]
@@ -57,27 +63,10 @@ struct Header {
     tail: [u32; 32],
 }
 
-/// `EbSvtIOFormat` since 3.0, and before, where nine more fields surround the strides.
+/// `EbSvtIOFormat`, which ends with the strides since 3.0.
 #[repr(C)]
-union Picture {
-    new: NewPicture,
-    old: OldPicture,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct NewPicture {
+struct Picture {
     planes: [*const u8; 3],
-    y_stride: u32,
-    cr_stride: u32,
-    cb_stride: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct OldPicture {
-    planes: [*const u8; 3],
-    extra: [*const u8; 3],
     y_stride: u32,
     cr_stride: u32,
     cb_stride: u32,
@@ -310,27 +299,34 @@ impl Library {
     }
 
     fn picture(&self, planes: &[Plane; 3]) -> Picture {
-        let pointers = planes.map(|plane| plane.pointer);
         // Strides count samples.
         let stride = |plane: usize| planes[plane].stride as u32 / if self.bit_depth > 8 { 2 } else { 1 };
-        let (y_stride, cb_stride, cr_stride) = (stride(0), stride(1), stride(2));
-        if self.since_3() {
-            return Picture { new: NewPicture { planes: pointers, y_stride, cr_stride, cb_stride } };
-        }
-        let (width, height) = self.size;
-        let old = OldPicture {
-            planes: pointers,
-            extra: [std::ptr::null(); 3],
-            y_stride,
-            cr_stride,
-            cb_stride,
-            width,
-            height,
+        Picture {
+            planes: planes.map(|plane| plane.pointer),
+            y_stride: stride(0),
+            cr_stride: stride(2),
+            cb_stride: stride(1),
+            width: self.size.0,
+            height: self.size.1,
             origin: [0; 2],
             colour_format: YUV420,
             bit_depth: u32::from(self.bit_depth),
-        };
-        Picture { old }
+        }
+    }
+
+    /// The packet of the picture that is outstanding. Since 2.3 the library waits for it; before it says that there is
+    /// none yet. The last argument would make those wait too, and is for the end of the stream: builds with assertions
+    /// abort.
+    fn packet(&mut self) -> Result<*mut Header, EncoderError> {
+        let mut packet = std::ptr::null_mut::<Header>();
+        loop {
+            // SAFETY: the handle is initialised and a picture is outstanding, so that this ends; it writes the packet.
+            let code = unsafe { (self.functions.get_packet)(self.handle, &mut packet, 0) };
+            if code != NOTHING_YET {
+                return check("svt_av1_enc_get_packet", code).map(|()| packet);
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// Encodes one picture and passes its temporal unit to `take`; waits for it. The library has low delay only in
@@ -373,9 +369,7 @@ impl Library {
         // SAFETY: the handle is initialised; the header and all it points at are ours and live through the call, which
         // copies them; the caller vouches for the planes.
         check("svt_av1_enc_send_picture", unsafe { (self.functions.send)(self.handle, &mut header) })?;
-        let mut packet = std::ptr::null_mut::<Header>();
-        // SAFETY: the handle is initialised and a picture is outstanding, so that this ends; it writes the packet.
-        check("svt_av1_enc_get_packet", unsafe { (self.functions.get_packet)(self.handle, &mut packet, 0) })?;
+        let packet = self.packet()?;
         if packet.is_null() {
             return take(&[]);
         }
@@ -383,7 +377,7 @@ impl Library {
         let taken =
             take(unsafe { std::slice::from_raw_parts((*packet).buffer.cast::<u8>(), (*packet).filled_bytes as usize) });
         // SAFETY: got from the library, given back once.
-        unsafe { (self.functions.release)(&mut packet) };
+        unsafe { (self.functions.release)(&mut { packet }) };
         taken
     }
 }
@@ -446,8 +440,8 @@ mod tests {
         assert_eq!(offset_of!(Header, pts), 56);
         assert_eq!(offset_of!(Header, tail), 64);
         assert!(size_of::<Header>() >= 144);
-        assert_eq!((offset_of!(NewPicture, y_stride), offset_of!(OldPicture, y_stride)), (24, 48));
-        assert_eq!(offset_of!(OldPicture, bit_depth), 80);
+        assert_eq!((offset_of!(Picture, y_stride), offset_of!(Picture, cb_stride)), (24, 32));
+        assert_eq!((offset_of!(Picture, width), offset_of!(Picture, bit_depth)), (36, 56));
         assert_eq!((size_of::<Node>(), size_of::<Rate>()), (32, 8));
     }
 }

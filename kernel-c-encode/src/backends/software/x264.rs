@@ -17,6 +17,8 @@
 //! only when it is asked for: that is how x264 understands it.
 #![expect(unsafe_code, reason = "hands pixels of another process to a C library")]
 
+use super::takes::Takes;
+use super::x26x::{self, rate};
 use super::x264_library::{I420, LIBRARY, Library, NV12, Param, Picture};
 use crate::bitstream::annexb::nal_units;
 use crate::bitstream::assemble::hand_on;
@@ -26,9 +28,9 @@ use crate::bitstream::h264_level::{self, Level, macroblocks};
 use crate::bitstream::h264_sps::Sps;
 use crate::encoder::{AuSink, Capabilities, EncodeInput, Encoder, LeftOut};
 use crate::error::{EncoderError, SinkError, refuse};
-use crate::settings::{EncoderSettings, Entropy, Gop, H264Profile, Preset, RateControl, check_bitrate};
+use crate::settings::{EncoderSettings, Entropy, Gop, H264Profile, Preset, RateControl};
 use shm_protocol::error::FormatError;
-use shm_protocol::frame::{Codec, FieldOrder, PixelFormat, Range, Rational, VideoFormat};
+use shm_protocol::frame::{Codec, PixelFormat, Range, Rational, VideoFormat};
 
 /// Smallest side: one macroblock.
 const MIN_SIDE: u32 = 16;
@@ -43,62 +45,13 @@ const MACROBLOCK_ROWS_PER_THREAD: u32 = 4;
 /// An IDR every so many frames when none is to come by itself (`X264_KEYINT_MAX_INFINITE`).
 const KEYINT_INFINITE: u32 = 1 << 30;
 
-const PIXEL_FORMATS: [PixelFormat; 2] = [PixelFormat::Nv12, PixelFormat::I420];
-
-/// Names x264 has for the code points of ITU-T H.273, by their number; empty: reserved.
-const PRIMARIES: [&str; 13] = [
-    "",
-    "bt709",
-    "undef",
-    "",
-    "bt470m",
-    "bt470bg",
-    "smpte170m",
-    "smpte240m",
-    "film",
-    "bt2020",
-    "smpte428",
-    "smpte431",
-    "smpte432",
-];
-const TRANSFERS: [&str; 19] = [
-    "",
-    "bt709",
-    "undef",
-    "",
-    "bt470m",
-    "bt470bg",
-    "smpte170m",
-    "smpte240m",
-    "linear",
-    "log100",
-    "log316",
-    "iec61966-2-4",
-    "bt1361e",
-    "iec61966-2-1",
-    "bt2020-10",
-    "bt2020-12",
-    "smpte2084",
-    "smpte428",
-    "arib-std-b67",
-];
-const MATRICES: [&str; 15] = [
-    "GBR",
-    "bt709",
-    "undef",
-    "",
-    "fcc",
-    "bt470bg",
-    "smpte170m",
-    "smpte240m",
-    "YCgCo",
-    "bt2020nc",
-    "bt2020c",
-    "smpte2085",
-    "chroma-derived-nc",
-    "chroma-derived-c",
-    "ICtCp",
-];
+const TAKES: Takes = Takes {
+    backend: LIBRARY,
+    codec: Codec::H264,
+    has: &["intra_refresh", "entropy"],
+    pixel_formats: &[PixelFormat::Nv12, PixelFormat::I420],
+    pixel_formats_text: "nv12 or i420 (8 bit; H.264 of 10 bit is what hardly a receiver decodes: take hevc or av1)",
+};
 
 /// The x264 encoder.
 #[derive(Debug)]
@@ -116,22 +69,8 @@ pub struct X264 {
 
 /// Refuses what x264 cannot do. The level is `None` where the library chooses it.
 fn check(settings: &EncoderSettings) -> Result<Option<Level>, EncoderError> {
-    settings.check()?;
-    settings.refuse_all_but(LIBRARY, &["intra_refresh", "entropy"])?;
-    if settings.codec != Codec::H264 {
-        return refuse("codec", settings.codec.name(), "h264 for backend x264");
-    }
+    TAKES.check(settings)?;
     let format = &settings.format;
-    if !PIXEL_FORMATS.contains(&format.pixel_format) {
-        return Err(EncoderError::PixelFormat {
-            backend: LIBRARY,
-            given: format.pixel_format.name(),
-            allowed: "nv12 or i420 (8 bit; H.264 of 10 bit is what hardly a receiver decodes: take hevc or av1)",
-        });
-    }
-    if format.field_order != FieldOrder::Progressive {
-        return refuse("field_order", "interlaced", "progressive: kernel B deinterlaces");
-    }
     let (width, height) = (format.width, format.height);
     let picture_mbs = macroblocks(width, height);
     if width < MIN_SIDE || height < MIN_SIDE || width.max(height) > MAX_SIDE || picture_mbs > MAX_MACROBLOCKS {
@@ -153,16 +92,7 @@ fn check(settings: &EncoderSettings) -> Result<Option<Level>, EncoderError> {
     if settings.rate_control == RateControl::ConstantQuality && settings.qp == 0 {
         return refuse("qp", 0, "1 to 51 with icq for backend x264: 0 is lossless, which no usual receiver decodes");
     }
-    let (colour, unknown) = (format.colour, "a code point that x264 has a name for");
-    for (setting, code, names) in [
-        ("colour.primaries", colour.primaries, &PRIMARIES[..]),
-        ("colour.transfer", colour.transfer, &TRANSFERS[..]),
-        ("colour.matrix", colour.matrix, &MATRICES[..]),
-    ] {
-        if names.get(usize::from(code)).is_none_or(|name| name.is_empty()) {
-            return refuse(setting, code, unknown);
-        }
-    }
+    x26x::Library::X264.colour(format.colour)?;
     let ceiling = if quality { 0 } else { settings.ceiling_kbps() };
     let level = match settings.level_idc {
         None if picture_mbs > LEVEL_52_MACROBLOCKS => return Ok(None),
@@ -191,18 +121,7 @@ fn preset(settings: &EncoderSettings) -> Result<Param, EncoderError> {
 }
 
 /// A lower bitrate begins with a buffer this many times smaller than it is from the second picture on.
-const EMPTIER_AFTER_DECREASE: u64 = 4;
-
-/// Bitrate and buffer as x264 takes them: kb/s and kbit.
-fn rate(settings: &EncoderSettings, divisor: u64) -> [(&'static str, u32); 3] {
-    let peak_kbps = match settings.rate_control {
-        RateControl::Variable => settings.ceiling_kbps().max(settings.bitrate_kbps),
-        _ => settings.bitrate_kbps,
-    };
-    let buffer_kbit = u64::from(peak_kbps) * u64::from(settings.vbv_ms) / 1000 / divisor;
-    let buffer_kbit = u32::try_from(buffer_kbit).unwrap_or(u32::MAX).clamp(1, i32::MAX as u32);
-    [("bitrate", settings.bitrate_kbps), ("vbv-maxrate", peak_kbps), ("vbv-bufsize", buffer_kbit)]
-}
+const EMPTIER_AFTER_DECREASE: u32 = 4;
 
 fn set_entropy_and_profile(param: &mut Param, settings: &EncoderSettings) -> Result<(), EncoderError> {
     let (profile, name) = match settings.profile {
@@ -283,9 +202,9 @@ fn params(settings: &EncoderSettings, level: Option<Level>) -> Result<Param, Enc
     let colour = format.colour;
     p.set("videoformat", "undef")?;
     p.set("fullrange", if colour.range == Range::Full { "on" } else { "off" })?;
-    p.set("colorprim", PRIMARIES[usize::from(colour.primaries)])?;
-    p.set("transfer", TRANSFERS[usize::from(colour.transfer)])?;
-    p.set("colormatrix", MATRICES[usize::from(colour.matrix)])?;
+    for (name, value) in x26x::Library::X264.colour(colour)? {
+        p.set(name, value)?;
+    }
     p.set("chromaloc", &(colour.siting as u32).to_string())?;
     if let Some(level) = level {
         p.set("level", &level.level_idc.to_string())?;
@@ -407,7 +326,7 @@ impl Encoder for X264 {
             idr_on_request: true,
             frame_qp: !self.settings.rate_control.holds_bitrate(),
             delay_frames: 0,
-            pixel_formats: &PIXEL_FORMATS,
+            pixel_formats: TAKES.pixel_formats,
             min_size: (MIN_SIDE, MIN_SIDE),
             max_size: (MAX_SIDE, MAX_SIDE),
             max_macroblocks: MAX_MACROBLOCKS,
@@ -447,15 +366,8 @@ impl Encoder for X264 {
     }
 
     fn set_bitrate(&mut self, kbps: u32, max_kbps: u32) -> Result<(), EncoderError> {
-        check_bitrate("bitrate_kbps", kbps)?;
-        if !self.settings.rate_control.holds_bitrate() {
-            return refuse("bitrate_kbps", kbps, "nothing while rate_control holds a quality");
-        }
-        if let Some(level) = self.level.filter(|level| kbps > level.max_kbps()) {
-            let (most, level) = (level.max_kbps(), level.level_idc);
-            let allowed = format!("1 to {most} kb/s at level {level}; a swap with a higher max_bitrate_kbps raises it");
-            return refuse("bitrate_kbps", kbps, &allowed);
-        }
+        let limit = self.level.map(|level| (level.max_kbps(), level.level_idc));
+        self.settings.check_live_bitrate(kbps, limit)?;
         let mut settings = EncoderSettings { bitrate_kbps: kbps, ..self.settings.clone() };
         if max_kbps != 0 {
             settings.max_bitrate_kbps = max_kbps;

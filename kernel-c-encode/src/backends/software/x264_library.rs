@@ -20,7 +20,7 @@ pub const WANTED: Wanted = Wanted {
     stem: "libx264.so.",
     versions: (153, 185),
     variable: "QUAD_X264_LIBRARY",
-    cure: "Install it (apt install libx264-164), or set encode.backend to openh264",
+    cure: "Install x264 (apt install libx264-164), or set encode.backend to openh264",
 };
 
 /// Pictures whose chroma is interleaved (`X264_CSP_NV12`).

@@ -14,14 +14,16 @@
 #![expect(unsafe_code, reason = "hands pixels of another process to a C++ library")]
 
 use super::planar::Planar;
+use super::takes::Takes;
+use super::x26x::{self, buffer_kbit, rate};
 use super::x265_library::{Functions, Input, LIBRARY, Library, Param};
 use crate::bitstream::assemble::hand_on;
 use crate::bitstream::hevc_level::{self, Level};
 use crate::encoder::{AuSink, Capabilities, EncodeInput, Encoder, LeftOut};
 use crate::error::{EncoderError, SinkError, refuse};
-use crate::settings::{EncoderSettings, Gop, Preset, RateControl, check_bitrate};
+use crate::settings::{EncoderSettings, Gop, Preset, RateControl};
 use shm_protocol::error::FormatError;
-use shm_protocol::frame::{Codec, FieldOrder, PixelFormat, Range, Rational};
+use shm_protocol::frame::{Codec, PixelFormat, Range, Rational};
 
 /// Smallest side: one coding tree unit of 32, the smallest that every level allows (ITU-T H.265 A.4.1).
 const MIN_SIDE: u32 = 32;
@@ -37,62 +39,13 @@ const KEYINT_INFINITE: &str = "-1";
 const PRESETS: [&str; 10] =
     ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"];
 
-const PIXEL_FORMATS: [PixelFormat; 3] = [PixelFormat::Nv12, PixelFormat::I420, PixelFormat::P010];
-
-/// Names x265 has for the code points of ITU-T H.273, by their number; empty: reserved.
-const PRIMARIES: [&str; 13] = [
-    "reserved",
-    "bt709",
-    "unknown",
-    "",
-    "bt470m",
-    "bt470bg",
-    "smpte170m",
-    "smpte240m",
-    "film",
-    "bt2020",
-    "smpte428",
-    "smpte431",
-    "smpte432",
-];
-const TRANSFERS: [&str; 19] = [
-    "reserved",
-    "bt709",
-    "unknown",
-    "",
-    "bt470m",
-    "bt470bg",
-    "smpte170m",
-    "smpte240m",
-    "linear",
-    "log100",
-    "log316",
-    "iec61966-2-4",
-    "bt1361e",
-    "iec61966-2-1",
-    "bt2020-10",
-    "bt2020-12",
-    "smpte2084",
-    "smpte428",
-    "arib-std-b67",
-];
-const MATRICES: [&str; 15] = [
-    "gbr",
-    "bt709",
-    "unknown",
-    "",
-    "fcc",
-    "bt470bg",
-    "smpte170m",
-    "smpte240m",
-    "ycgco",
-    "bt2020nc",
-    "bt2020c",
-    "smpte2085",
-    "chroma-derived-nc",
-    "chroma-derived-c",
-    "ictcp",
-];
+const TAKES: Takes = Takes {
+    backend: LIBRARY,
+    codec: Codec::Hevc,
+    has: &["intra_refresh"],
+    pixel_formats: &[PixelFormat::Nv12, PixelFormat::I420, PixelFormat::P010],
+    pixel_formats_text: "nv12 or i420 (8 bit) or p010 (10 bit)",
+};
 
 /// The x265 encoder.
 #[derive(Debug)]
@@ -109,38 +62,10 @@ pub struct X265 {
     idr_owed: bool,
 }
 
-/// Bitrate and buffer as x265 takes them: kb/s and kbit.
-fn rate(settings: &EncoderSettings) -> [(&'static str, u32); 3] {
-    let peak_kbps = match settings.rate_control {
-        RateControl::Variable => settings.ceiling_kbps().max(settings.bitrate_kbps),
-        _ => settings.bitrate_kbps,
-    };
-    [("bitrate", settings.bitrate_kbps), ("vbv-maxrate", peak_kbps), ("vbv-bufsize", buffer_kbit(settings, peak_kbps))]
-}
-
-fn buffer_kbit(settings: &EncoderSettings, kbps: u32) -> u32 {
-    let kbit = u64::from(kbps) * u64::from(settings.vbv_ms) / 1000;
-    u32::try_from(kbit).unwrap_or(u32::MAX).clamp(1, i32::MAX as u32)
-}
-
 /// Refuses what x265 cannot do.
 fn check(settings: &EncoderSettings) -> Result<Level, EncoderError> {
-    settings.check()?;
-    settings.refuse_all_but(LIBRARY, &["intra_refresh"])?;
-    if settings.codec != Codec::Hevc {
-        return refuse("codec", settings.codec.name(), "hevc for backend x265");
-    }
+    TAKES.check(settings)?;
     let format = &settings.format;
-    if !PIXEL_FORMATS.contains(&format.pixel_format) {
-        return Err(EncoderError::PixelFormat {
-            backend: LIBRARY,
-            given: format.pixel_format.name(),
-            allowed: "nv12 or i420 (8 bit) or p010 (10 bit)",
-        });
-    }
-    if format.field_order != FieldOrder::Progressive {
-        return refuse("field_order", "interlaced", "progressive: kernel B deinterlaces");
-    }
     let (width, height, fps) = (format.width, format.height, format.fps.as_f64());
     if width.min(height) < MIN_SIDE || hevc_level::lowest(width, height, 0.0, 0, 0).is_none() {
         return Err(EncoderError::Format(FormatError::Size {
@@ -153,16 +78,7 @@ fn check(settings: &EncoderSettings) -> Result<Level, EncoderError> {
     if settings.slices > 1 {
         return refuse("slices", settings.slices, "1 for backend x265, which holds a frame back with more");
     }
-    let (colour, unknown) = (format.colour, "a code point that x265 has a name for");
-    for (setting, code, names) in [
-        ("colour.primaries", colour.primaries, &PRIMARIES[..]),
-        ("colour.transfer", colour.transfer, &TRANSFERS[..]),
-        ("colour.matrix", colour.matrix, &MATRICES[..]),
-    ] {
-        if names.get(usize::from(code)).is_none_or(|name| name.is_empty()) {
-            return refuse(setting, code, unknown);
-        }
-    }
+    x26x::Library::X265.colour(format.colour)?;
     let top = hevc_level::LEVELS[hevc_level::LEVELS.len() - 1];
     let (kbps, ceiling_kbps) = match settings.rate_control.holds_bitrate() {
         // What no level carries may be asked for later, and is refused then.
@@ -244,7 +160,7 @@ fn params(settings: &EncoderSettings, functions: &Functions, level: Level) -> Re
     }
     match settings.rate_control {
         RateControl::Constant | RateControl::Variable => {
-            for (name, value) in rate(settings) {
+            for (name, value) in rate(settings, 1) {
                 p.set(name, &value.to_string())?;
             }
         }
@@ -258,9 +174,9 @@ fn params(settings: &EncoderSettings, functions: &Functions, level: Level) -> Re
     let colour = format.colour;
     p.set("videoformat", "unknown")?;
     p.set("range", if colour.range == Range::Full { "full" } else { "limited" })?;
-    p.set("colorprim", PRIMARIES[usize::from(colour.primaries)])?;
-    p.set("transfer", TRANSFERS[usize::from(colour.transfer)])?;
-    p.set("colormatrix", MATRICES[usize::from(colour.matrix)])?;
+    for (name, value) in x26x::Library::X265.colour(colour)? {
+        p.set(name, value)?;
+    }
     p.set("chromaloc", &(colour.siting as u32).to_string())?;
     if settings.rate_control.holds_bitrate() || settings.level_idc.is_some() {
         // Without a bitrate the library would hold that of the level: only where the level was asked for.
@@ -324,7 +240,7 @@ impl Encoder for X265 {
             idr_on_request: true,
             frame_qp: !self.settings.rate_control.holds_bitrate(),
             delay_frames: 0,
-            pixel_formats: &PIXEL_FORMATS,
+            pixel_formats: TAKES.pixel_formats,
             min_size: (MIN_SIDE, MIN_SIDE),
             max_size: (MAX_SIDE, MAX_SIDE),
             max_macroblocks: MAX_MACROBLOCKS,
@@ -365,20 +281,12 @@ impl Encoder for X265 {
     }
 
     fn set_bitrate(&mut self, kbps: u32, max_kbps: u32) -> Result<(), EncoderError> {
-        check_bitrate("bitrate_kbps", kbps)?;
-        if !self.settings.rate_control.holds_bitrate() {
-            return refuse("bitrate_kbps", kbps, "nothing while rate_control holds a quality");
-        }
-        if kbps > self.level.max_kbps {
-            let (most, level) = (self.level.max_kbps, self.level.number);
-            let allowed = format!("1 to {most} kb/s at level {level}; a swap with a higher max_bitrate_kbps raises it");
-            return refuse("bitrate_kbps", kbps, &allowed);
-        }
+        self.settings.check_live_bitrate(kbps, Some((self.level.max_kbps, self.level.number)))?;
         let mut settings = EncoderSettings { bitrate_kbps: kbps, ..self.settings.clone() };
         if max_kbps != 0 {
             settings.max_bitrate_kbps = max_kbps.min(self.level.max_kbps);
         }
-        self.reopen |= rate(&settings) != rate(&self.settings);
+        self.reopen |= rate(&settings, 1) != rate(&self.settings, 1);
         self.settings = settings;
         Ok(())
     }

@@ -19,7 +19,7 @@ pub const WANTED: Wanted = Wanted {
     stem: "libx265.so.",
     versions: (188, 217),
     variable: "QUAD_X265_LIBRARY",
-    cure: "Install it (apt install libx265-199), or set encode.codec to h264",
+    cure: "Install x265 (apt install libx265-199, in Debian 13 libx265-215), or set encode.codec to h264",
 };
 
 /// What differs between builds.
@@ -155,7 +155,7 @@ impl Functions {
         // SAFETY: the loaded function; it writes its error.
         let api = unsafe { query(c_int::from(bit_depth), newest, &mut error) };
         if api.is_null() {
-            return Err(WANTED.unavailable(format!("the library has no {bit_depth} bit")));
+            return Err(WANTED.unavailable(format!("the library that is installed was built without {bit_depth} bit")));
         }
         // SAFETY: a constant table of the library. Its first numbers lie the same in every build.
         let (major, build) = unsafe { ((*api).major, (*api).build) };
@@ -171,7 +171,9 @@ impl Functions {
                 |place: usize| -> *const c_void { *(&raw const (*api).functions).cast::<*const c_void>().add(place) };
             if (0..=layout.encoder_close).any(|place| at(place).is_null()) || (*api).bit_depth != c_int::from(bit_depth)
             {
-                return Err(WANTED.unavailable(format!("the library has no {bit_depth} bit")));
+                return Err(
+                    WANTED.unavailable(format!("the library that is installed was built without {bit_depth} bit"))
+                );
             }
             Ok(Functions {
                 param_alloc: std::mem::transmute::<*const c_void, Alloc>(at(PARAM_ALLOC)),

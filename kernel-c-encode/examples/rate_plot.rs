@@ -277,15 +277,6 @@ fn plot(clip: &str, out: &str) -> Result<()> {
         let fullest = seconds(&run.bits, fps).iter().fold(0.0, |most: f64, (_, share)| most.max(*share));
         let waiting = levels(&run.bits, fps).iter().fold(0.0, |most: f64, (_, ms)| most.max(*ms));
         let mean = run.bits.iter().sum::<u64>() as f64 / run.bits.len() as f64 * fps / 1000.0;
-        let two: Vec<f64> = run
-            .bits
-            .windows(50)
-            .skip(50)
-            .map(|w| w.iter().sum::<u64>() as f64 / 2.0 / f64::from(KBPS) / 1000.0)
-            .collect();
-        let (lo, hi) = two.iter().fold((9.0f64, 0.0f64), |(l, h), v| (l.min(*v), h.max(*v)));
-        let within = two.iter().filter(|v| (**v - 1.0).abs() <= 0.05).count() as f64 / two.len() as f64;
-        println!("   two seconds: {lo:.3} to {hi:.3}, {within:.2} of them within 5 %");
         println!("{}: {mean:.0} kb/s, fullest second {fullest:.3}, at most {waiting:.0} ms waiting", run.name);
     }
     std::fs::write(out, draw(&runs, part_frames, fps)).with_context(|| format!("Cannot write {out}"))

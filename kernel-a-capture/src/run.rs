@@ -43,7 +43,7 @@ fn capture(kernel: &mut Kernel) -> Result<(), Failure> {
     let stop = kernel.stop.flag();
     // A pipe's writer may keep us waiting for as long as it likes, and so may the grid of a slow rate: that is no hang.
     let slow = config.fps.is_some_and(|fps| fps.interval_ns() > kernel::LONGEST_SLEEP_NS);
-    let patience = (config.source == Configured::File || slow).then(|| kernel.patience());
+    let patience = (config.source == Configured::File || slow).then(|| kernel.patience()).flatten();
     let patience = patience.as_ref();
     // Ends waits for a frame; one that has begun is finished unless the process is to end.
     let leave = |patience: Option<&Patience>| patience.map_or_else(|| Arc::clone(&stop), Patience::leave);
@@ -93,17 +93,34 @@ fn capture(kernel: &mut Kernel) -> Result<(), Failure> {
         if config.source == Configured::File {
             ring.set_memo(source.stream_header());
         }
-        match waiting(patience, || source.wait(&leave)).map_err(|error| Failure::recover(error.recovery(), error))? {
+        // What has begun to come out of a pipe has nobody else to go to: lossless, its place is found first.
+        let mut place = None;
+        if spec.policy == Policy::Lossless {
+            place = ring.claim().map_err(kernel::ring)?;
+            if place.is_none() {
+                ring.wait_for_room(deadline_ns(format.fps.interval_ns()));
+                continue;
+            }
+        }
+        let waited = waiting(patience, || source.wait(&leave));
+        if !matches!(waited, Ok(Wait::Ready))
+            && let Some(place) = place.take()
+        {
+            ring.abort(place).map_err(kernel::ring)?;
+        }
+        match waited.map_err(|error| Failure::recover(error.recovery(), error))? {
             Wait::Ready => {}
             // The turn says whether to leave.
             Wait::Stopped => continue,
             Wait::End => return drain(kernel, &ring),
         }
         let dropped = ring.drop_expired().map_err(kernel::ring)?;
-        let Some(claim) = ring.claim().map_err(kernel::ring)? else {
-            if spec.policy == Policy::Lossless {
-                ring.wait_for_room(deadline_ns(format.fps.interval_ns()));
-            } else if source.is_live() {
+        let claim = match place {
+            Some(place) => Some(place),
+            None => ring.claim().map_err(kernel::ring)?,
+        };
+        let Some(claim) = claim else {
+            if source.is_live() {
                 // Every slot is held: this frame never was. Its id shows the gap.
                 frame_id += 1;
                 kernel.telemetry.add(Counter::CaptureMissed, 1);

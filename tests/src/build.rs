@@ -9,7 +9,7 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Folder of the four release binaries (and of quadctl): `QUAD_BIN_DIR`, or what `cargo build` makes now.
+/// Folder of the four release binaries (and of quadctl and quad-bench): `QUAD_BIN_DIR`, or what `cargo build` makes now.
 pub fn binaries() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| match std::env::var_os("QUAD_BIN_DIR") {
@@ -20,8 +20,15 @@ pub fn binaries() -> &'static Path {
 
 fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let packages =
-        ["kernel-a-capture", "kernel-b-process", "kernel-c-encode", "quick-sync-core", "kernel-d-net", "quadctl"];
+    let packages = [
+        "kernel-a-capture",
+        "kernel-b-process",
+        "kernel-c-encode",
+        "quick-sync-core",
+        "kernel-d-net",
+        "quadctl",
+        "quad-bench",
+    ];
     let output = Command::new(cargo)
         .current_dir(root())
         .args(["build", "--release", "--locked", "--message-format=json-render-diagnostics"])

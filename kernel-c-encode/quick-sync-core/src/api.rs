@@ -27,7 +27,10 @@ fn with(ctx: *const QSVEncoderContext, body: impl FnOnce(&Context, &mut State) -
     if code < 0
         && let Ok(context) = CONTEXTS.get(handle)
     {
-        context.remember(border::last());
+        // In a function given to atexit the thread remembers nothing any more: then the code is all there is.
+        let last = border::last();
+        let last = if last.code == code { last } else { Last { code, text: String::new() } };
+        context.remember(last);
     }
     code
 }

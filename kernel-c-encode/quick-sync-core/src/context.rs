@@ -324,21 +324,24 @@ impl State {
 
     /// Brings out what is ready, waiting up to `patience`.
     pub(crate) fn collect(&mut self, patience: Duration) -> Result<(), Failure> {
-        if let Some(encoder) = self.encoder.as_deref_mut() {
-            encoder.collect(&mut self.units, patience)?;
-        }
+        let collected = match self.encoder.as_deref_mut() {
+            Some(encoder) => encoder.collect(&mut self.units, patience),
+            None => Ok(()),
+        };
+        // Also when it failed: what came out before is out, and its memory the caller's again.
         self.recycle();
-        Ok(())
+        Ok(collected?)
     }
 
     /// Brings out every frame still inside.
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         self.encoder()?;
-        if let Some(encoder) = self.encoder.as_deref_mut() {
-            encoder.flush(&mut self.units)?;
-        }
+        let flushed = match self.encoder.as_deref_mut() {
+            Some(encoder) => encoder.flush(&mut self.units),
+            None => Ok(()),
+        };
         self.recycle();
-        Ok(())
+        Ok(flushed?)
     }
 
     /// Bitrate in force, bit/s.

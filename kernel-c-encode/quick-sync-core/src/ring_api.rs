@@ -213,9 +213,11 @@ pub extern "C" fn qsv_capture_detach(ring: *mut QSVRing) -> c_int {
             Err(TryLockError::Poisoned(locked)) => locked.into_inner().take(),
             Err(busy @ TryLockError::WouldBlock) => return Err(refused(busy)),
         };
-        RINGS.remove(ring as usize)?;
-        if let Some(ring) = taken {
-            ring.detach()?;
+        // Of two that detach at once, the one that has the ring leaves in order, whoever removes the handle.
+        let removed = RINGS.remove(ring as usize);
+        match taken {
+            Some(ring) => ring.detach()?,
+            None => removed.map(|_| ())?,
         }
         Ok(QSV_OK)
     })

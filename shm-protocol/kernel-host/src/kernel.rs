@@ -168,7 +168,7 @@ impl Kernel {
     /// What beats for this kernel's loop, to supervisor and service manager alike, while that waits for something
     /// outside. A loop whose lease became another's while it waits is asked to end; [`Patience::leave`] is set by that,
     /// by any other wish to end, and when a successor is ready to take over.
-    pub fn patience(&self) -> Patience {
+    pub fn patience(&self) -> Option<Patience> {
         let (pulse, signs, stop) = (self.lease.pulse(), self.signs.clone(), self.stop.clone());
         Patience::start(move || {
             if pulse.beat() {

@@ -13,8 +13,9 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Starts the thread that does `beat` while the loop waits. What it returns is whether the wait is to end.
-    pub fn start(mut beat: impl FnMut() -> bool + Send + 'static) -> Patience {
+    /// Starts the thread that does `beat` while the loop waits. What it returns is whether the wait is to end. `None`
+    /// when there is no thread to be had: nothing beats and nobody sets the flag of a wait.
+    pub fn start(mut beat: impl FnMut() -> bool + Send + 'static) -> Option<Patience> {
         /// Half of the longest that a loop sleeps by itself.
         const BEAT: Duration = Duration::from_millis(25);
         let patience = Patience { waits: Arc::default(), leave: Arc::default(), over: Arc::default() };
@@ -29,8 +30,9 @@ impl Patience {
         });
         if let Err(error) = spawned {
             tracing::warn!(%error, "No thread for patience: a slow writer may count as a hang");
+            return None;
         }
-        patience
+        Some(patience)
     }
 
     /// Set within a beat's time when the wait is to end; each begins without it. For waits that only look at a flag.
@@ -65,7 +67,7 @@ mod tests {
     fn it_beats_while_the_loop_waits_and_not_while_it_works() {
         let beats = Arc::<AtomicUsize>::default();
         let counted = Arc::clone(&beats);
-        let patience = Patience::start(move || counted.fetch_add(1, Ordering::Relaxed) >= 2);
+        let patience = Patience::start(move || counted.fetch_add(1, Ordering::Relaxed) >= 2).unwrap();
         let count = || beats.load(Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(count(), 0);

@@ -102,7 +102,10 @@ impl PipeSource {
                 let mut parameters = Vec::new();
                 match self.reader.line(&mut parameters, y4m::FRAME_LINE_MAX_BYTES - start.len(), stop)? {
                     (_, true) => self.state = State::InFrame,
-                    (Got::Stopped, _) => return Ok(Some(Wait::Stopped)),
+                    (Got::Stopped, _) => {
+                        self.reader.unread(&start);
+                        return Ok(Some(Wait::Stopped));
+                    }
                     _ if self.rejoin => self.lose(),
                     _ => return Err(self.bad_frame_line(&parameters)),
                 }
@@ -249,9 +252,13 @@ impl Source for PipeSource {
     }
 
     fn wait(&mut self, stop: &AtomicBool) -> Result<Wait, SourceError> {
-        while !stop.load(Ordering::Relaxed) {
+        // A frame that has begun comes before the flag: whoever reads next would not find its beginning.
+        while self.state != State::InFrame {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(Wait::Stopped);
+            }
             let ended = match (self.state, &self.container) {
-                (State::InFrame, _) => return Ok(Wait::Ready),
+                (State::InFrame, _) => None,
                 (State::Lost, _) => self.search(stop)?,
                 (State::Between, Container::Y4m(_)) => self.frame_line(stop)?,
                 (State::Between, Container::Raw) => match self.reader.ready(stop)? {
@@ -267,7 +274,7 @@ impl Source for PipeSource {
                 return Ok(ended);
             }
         }
-        Ok(Wait::Stopped)
+        Ok(Wait::Ready)
     }
 
     fn fill(&mut self, request: &mut FrameRequest<'_>, stop: &AtomicBool) -> Result<Captured, SourceError> {

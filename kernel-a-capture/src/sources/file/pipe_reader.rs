@@ -116,14 +116,17 @@ impl PipeReader {
         }
     }
 
-    /// Fills `buffer`.
+    /// Fills `buffer`. What was read before the flag was set is read again the next time.
     pub(super) fn exact(&mut self, buffer: &mut [u8], stop: &AtomicBool) -> Result<Got, SourceError> {
         let mut done = 0;
         while done < buffer.len() {
             match self.read(&mut [IoSliceMut::new(&mut buffer[done..])], stop)? {
                 Got::Bytes(bytes) => done += bytes,
                 Got::Ended(_) => return Ok(Got::Ended(done)),
-                Got::Stopped => return Ok(Got::Stopped),
+                Got::Stopped => {
+                    self.unread(&buffer[..done]);
+                    return Ok(Got::Stopped);
+                }
             }
         }
         Ok(Got::Bytes(done))
@@ -142,18 +145,24 @@ impl PipeReader {
         got
     }
 
-    /// Appends to `line` up to and without the next newline; false when there is none within `max_bytes`.
+    /// Appends to `line` up to and without the next newline; false when there is none within `max_bytes`. What was read
+    /// before the flag was set is read again the next time.
     pub(super) fn line(
         &mut self,
         line: &mut Vec<u8>,
         max_bytes: usize,
         stop: &AtomicBool,
     ) -> Result<(Got, bool), SourceError> {
-        let mut byte = [0];
+        let (mut byte, had) = ([0], line.len());
         while line.len() < max_bytes {
             match self.exact(&mut byte, stop)? {
                 Got::Bytes(_) if byte[0] == b'\n' => return Ok((Got::Bytes(line.len()), true)),
                 Got::Bytes(_) => line.push(byte[0]),
+                Got::Stopped => {
+                    self.unread(&line[had..]);
+                    line.truncate(had);
+                    return Ok((Got::Stopped, false));
+                }
                 other => return Ok((other, false)),
             }
         }

@@ -53,6 +53,33 @@ fn a_fifo_gives_frames_as_they_come() {
 }
 
 #[test]
+fn a_frame_that_has_begun_is_not_given_up_for_a_flag_nor_is_a_part_of_its_line() {
+    let fifo = Fifo::new();
+    fifo.send(&y4m(1));
+    let mut source = fifo.open(b"");
+    assert_eq!(source.wait(&RUN).unwrap(), Wait::Ready);
+    assert_eq!(
+        source.wait(&AtomicBool::new(true)).unwrap(),
+        Wait::Ready,
+        "its line is read: nobody else would find it"
+    );
+    assert_eq!(values(&mut *source, 1), [1]);
+    for line in ["FRA", "FRAME", "FRAME Ip X"] {
+        fifo.send(line.as_bytes());
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                stop.store(true, Ordering::Relaxed);
+            });
+            assert_eq!(source.wait(&stop).unwrap(), Wait::Stopped, "{line}");
+        });
+        fifo.send(&[&b"FRAME Ip Xy=z\n"[line.len()..], &frame(2)[b"FRAME\n".len()..]].concat());
+        assert_eq!(next(&mut *source).unwrap().map(|(times, value)| (value, times.discontinuity)), Some((2, false)));
+    }
+}
+
+#[test]
 fn a_reader_that_joins_within_a_frame_goes_on_with_the_next() {
     let fifo = Fifo::new();
     fifo.send(&y4m(1));

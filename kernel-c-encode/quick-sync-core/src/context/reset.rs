@@ -51,6 +51,7 @@ impl State {
     /// Gives the frames inside to the encoder that follows the one that had them, the first as an IDR. Says in words why
     /// the rest is left out, where it takes one of them no more than the other did.
     fn put_in_again(&mut self) -> Result<Option<String>, Failure> {
+        self.recycle();
         let mut left_out = None;
         // Those that come out meanwhile are forgotten at the end: until then the places stay as they are.
         for index in 0..self.inside.len() {
@@ -66,6 +67,10 @@ impl State {
                 Err(failure) => {
                     // What follows a frame that is left out refers to nothing, and comes out in order only behind it.
                     self.begins = true;
+                    // Those before it may still be in the encoder: they come out first, or it goes with them.
+                    if self.encoder.as_deref_mut().is_some_and(|encoder| encoder.flush(&mut self.units).is_err()) {
+                        self.encoder = None;
+                    }
                     self.units.lost_inside();
                     left_out = Some(format!("frames inside are left out, because: {}", failure.text));
                     break;

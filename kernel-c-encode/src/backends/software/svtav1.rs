@@ -210,7 +210,7 @@ impl SvtAv1 {
             number: 0,
             since_key: 0,
             bits_per_s_owed: None,
-            trim: trims.then(|| Trim::new(settings.bitrate_kbps, settings.format.fps.as_f64())),
+            trim: trims.then(|| Trim::new(settings.bitrate_kbps, settings.format.fps.as_f64(), settings.gop)),
             copied_bytes: 0,
             key_owed: false,
         })

@@ -111,7 +111,7 @@ impl RtpStream {
         // A resolver without an answer says so after tens of seconds: that is no hang. And a stream that runs has had an
         // address: without one for now it is tried again.
         let destination =
-            waiting(Some(&kernel.patience()), || resolve(DESTINATION_KEY, &rtp.destination)).map_err(|failure| {
+            waiting(kernel.patience().as_ref(), || resolve(DESTINATION_KEY, &rtp.destination)).map_err(|failure| {
                 match Session::existing(&words) {
                     Some(_) => Failure { exit: Exit::Temporary, ..failure },
                     None => failure,

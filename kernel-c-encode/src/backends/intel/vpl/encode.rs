@@ -325,6 +325,9 @@ impl Vpl {
         deadline: Instant,
     ) -> Result<bool, Fault> {
         const CALL: &str = "MFXVideoENCODE_EncodeFrameAsync";
+        // Before a bitstream is taken, which would be gone with the error.
+        let mut bytes = self.engine()?.actual().bitstream_bytes();
+        bytes = bytes.max(self.least_bytes);
         let bits = match self.free_bits.pop_front() {
             Some(bits) => bits,
             None => {
@@ -333,7 +336,6 @@ impl Vpl {
             }
         };
         let mut growths = 0;
-        let mut bytes = self.engine()?.actual().bitstream_bytes().max(self.least_bytes);
         let outcome = loop {
             let stream = self.bits[bits].empty(bytes);
             // SAFETY: control, surface and bitstream lie in memory that stays where it is, and live until the session

@@ -24,7 +24,6 @@ impl Vpl {
             let (Some(output), Some(slot)) = (self.outputs.pop_front(), self.order.pop_front()) else { return Ok(()) };
             let frame = &mut self.frames[slot];
             let (key, pts_ns, asked_idr) = (frame.key, frame.pts_ns, frame.idr);
-            frame.picture = None;
             if let (Some(way), Some(engine)) = (frame.way.take(), &mut self.engine) {
                 engine.input.done(way);
             }
@@ -37,8 +36,16 @@ impl Vpl {
                 Ok(bytes) => hand_on(LIBRARY, self.settings.codec, bytes, (key, pts_ns), sink),
                 Err(error) => Err(error),
             };
-            self.slots.release(slot);
             self.free_bits.push_back(output.bits);
+            if let Err(EncoderError::Bitstream { reason, .. }) = &handed {
+                // No access unit: the frame is coded again, and what is behind it, which refers to it.
+                let reason = format!("the runtime made {reason}");
+                self.order.push_front(slot);
+                self.drop_outputs();
+                return self.recover(reason);
+            }
+            self.frames[slot].picture = None;
+            self.slots.release(slot);
             match handed {
                 Ok(idr) => {
                     if idr {

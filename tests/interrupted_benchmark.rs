@@ -6,6 +6,7 @@ use nix::unistd::Pid;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use system_tests::build::binaries;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -36,7 +37,7 @@ fn processes(part: &str) -> Vec<String> {
 fn an_interrupted_benchmark_leaves_nothing_behind() {
     // Two processes that spin for each other; four kernels; a supervisor, which is no child.
     for (bench, objects) in [("ring", 1), ("8k120", 4), ("recovery", 4)] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quad-bench"));
+        let mut command = Command::new(binaries().join("quad-bench"));
         command.arg(bench).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         // A group of its own, as a shell gives it: Ctrl-C goes to all of it.
         let child = command.process_group(0).spawn().unwrap();

@@ -27,9 +27,6 @@ const COUNTS: [u64; 2] = [4, 14];
 const OPENH264_COUNTS: [u64; 2] = [2, 5];
 /// What kernel C may add.
 const MOST: f64 = 1.03;
-/// What it may add to a library that is compiled with it, where our code is not optimised and the library is: 1.050 was
-/// measured so, and 1.022 in a release build with the library's assembly, which is the one that is promised.
-const MOST_UNOPTIMISED: f64 = 1.06;
 const NOISE: u32 = 24;
 const KBPS: u32 = 1000;
 /// openh264's, at which its guard only looks on: where it stepped in, both would not do the same.
@@ -197,7 +194,9 @@ fn svtav1_costs_within_three_percent_of_the_library_used_directly() {
     );
 }
 
+/// 1.022 with the library's assembly, 1.007 without.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "what is promised is a release build, in which scripts/test runs it")]
 fn openh264_costs_within_three_percent_of_the_library_used_directly() {
     const TEST: &str = "openh264_costs_within_three_percent_of_the_library_used_directly";
     // The size that is streamed without any configuration. Of smaller pictures the guard measures every block, which
@@ -234,6 +233,5 @@ fn openh264_costs_within_three_percent_of_the_library_used_directly() {
     println!(
         "openh264: {ours:.0} instructions a picture, used directly {theirs:.0}: {ratio:.3}; unguarded {without:.3}"
     );
-    let most = if cfg!(debug_assertions) { MOST_UNOPTIMISED } else { MOST };
-    assert!(ratio <= most, "{ratio:.3}");
+    assert!(ratio <= MOST, "{ratio:.3}");
 }

@@ -4,6 +4,7 @@
  *
  *   svtav1 WIDTH HEIGHT FRAMES BITS KEYS [NAME=VALUE]...    KEYS: frame numbers, each followed by a comma
  *                                                           ?NAME=VALUE: where the library knows it */
+#include "apart.h"
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -57,21 +58,6 @@ static int open_library(void) {
         library = dlopen(name, RTLD_NOW);
     }
     return library != NULL;
-}
-
-/* Luma stays; of chroma every other sample goes to one plane, the others to the next. Samples of two bytes move down. */
-static void apart(const uint8_t *restrict frame, uint8_t *restrict planes, size_t luma, int bytes) {
-    if (bytes == 1) {
-        const uint8_t *pair = frame + luma;
-        uint8_t *restrict cb = planes + luma, *restrict cr = planes + luma * 5 / 4;
-        memcpy(planes, frame, luma);
-        for (size_t i = 0; i < luma / 4; i++, pair += 2) cb[i] = pair[0], cr[i] = pair[1];
-    } else {
-        const uint16_t *from = (const uint16_t *)frame, *pair = from + luma;
-        uint16_t *restrict y = (uint16_t *)planes, *restrict cb = y + luma, *restrict cr = y + luma * 5 / 4;
-        for (size_t i = 0; i < luma; i++) y[i] = from[i] >> 6;
-        for (size_t i = 0; i < luma / 4; i++, pair += 2) cb[i] = pair[0] >> 6, cr[i] = pair[1] >> 6;
-    }
 }
 
 int main(int argc, char **argv) {

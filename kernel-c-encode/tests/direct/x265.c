@@ -2,26 +2,12 @@
  * behind their length on standard output.
  *
  *   x265 WIDTH HEIGHT FRAMES BITS PRESET IDRS [NAME=VALUE]...       IDRS: frame numbers, each followed by a comma */
+#include "apart.h"
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <x265.h>
-
-/* Luma stays; of chroma every other sample goes to one plane, the others to the next. Samples of two bytes move down. */
-static void apart(const uint8_t *restrict frame, uint8_t *restrict planes, size_t luma, int bytes) {
-    if (bytes == 1) {
-        const uint8_t *pair = frame + luma;
-        uint8_t *restrict cb = planes + luma, *restrict cr = planes + luma * 5 / 4;
-        memcpy(planes, frame, luma);
-        for (size_t i = 0; i < luma / 4; i++, pair += 2) cb[i] = pair[0], cr[i] = pair[1];
-    } else {
-        const uint16_t *from = (const uint16_t *)frame, *pair = from + luma;
-        uint16_t *restrict y = (uint16_t *)planes, *restrict cb = y + luma, *restrict cr = y + luma * 5 / 4;
-        for (size_t i = 0; i < luma; i++) y[i] = from[i] >> 6;
-        for (size_t i = 0; i < luma / 4; i++, pair += 2) cb[i] = pair[0] >> 6, cr[i] = pair[1] >> 6;
-    }
-}
 
 int main(int argc, char **argv) {
     if (argc < 7) return 64;

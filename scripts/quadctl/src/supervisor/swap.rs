@@ -82,7 +82,10 @@ impl Swap {
             return Err((client, Reply::failed(error.exit, error.to_string())));
         }
         let Some(info) = context.info(&unit.lease).filter(|info| info.held) else {
-            let text = format!("{} does not run; nothing to swap", unit.kernel.short());
+            let text = format!(
+                "{} does not run; nothing to swap. `quad down` and `quad up --set …` start it with other settings",
+                unit.kernel.short()
+            );
             return Err((client, Reply::failed(Exit::Temporary, text)));
         };
         let kernel = unit.kernel.clone();

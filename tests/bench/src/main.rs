@@ -62,11 +62,16 @@ const BENCHES: [(&str, Run); 8] = [
     ("seed", seed::run),
 ];
 
+/// All there are.
+fn names() -> String {
+    BENCHES.map(|(name, _)| name).join(", ")
+}
+
 /// Benchmarks of the quad-kernel streaming system, each with its rival in the same run
 #[derive(Debug, Parser)]
 #[command(name = "quad-bench", version)]
 struct Args {
-    /// Which one; none runs all
+    #[arg(help = format!("Which one: {}; none runs all", names()))]
     name: Option<String>,
     /// JSON on standard output in place of the table
     #[arg(long)]
@@ -90,9 +95,8 @@ fn main() -> Result<()> {
     let chosen: Vec<&(&'static str, Run)> =
         BENCHES.iter().filter(|(name, _)| args.name.as_deref().is_none_or(|asked| asked == *name)).collect();
     if chosen.is_empty() {
-        let known: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
         let asked = args.name.unwrap_or_default();
-        eprintln!("There is no benchmark \"{asked}\"; there are {}", known.join(", "));
+        eprintln!("There is no benchmark \"{asked}\"; there are {}", names());
         std::process::exit(64);
     }
     interrupt::watch()?;

@@ -24,7 +24,8 @@ pub const WANTED: Wanted = Wanted {
     stem: "libSvtAv1Enc.so.",
     versions: (1, 4),
     variable: "QUAD_SVTAV1_LIBRARY",
-    cure: "Install SVT-AV1 2.0 or newer (Debian 13: apt install libsvtav1enc2), or set encode.codec to h264",
+    cure: "Install SVT-AV1 2.0 or newer (Debian 13: apt install libsvtav1enc2), name its file in QUAD_SVTAV1_LIBRARY, \
+           or set encode.codec to h264",
 };
 
 /// Major versions whose structures are known.
@@ -408,7 +409,7 @@ mod tests {
             error.to_string(),
             "Encoder svtav1 is not available: the library found is version v1.4.1: below 2.0 frames are held back and \
              key frames come at other frames than asked for. Install SVT-AV1 2.0 or newer (Debian 13: apt install \
-             libsvtav1enc2), or set encode.codec to h264"
+             libsvtav1enc2), name its file in QUAD_SVTAV1_LIBRARY, or set encode.codec to h264"
         );
         assert_eq!(error.exit_code(), 69);
         for text in ["v5.0.0", "0.8.7", "", "unknown"] {
